@@ -1,0 +1,1 @@
+"""Twinfold: a live one-way folder synchroniser."""
