@@ -1,0 +1,1 @@
+"""Pure decisions: no file, socket, clock, thread or database."""

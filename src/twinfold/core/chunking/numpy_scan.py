@@ -1,0 +1,55 @@
+"""Where to cut, in NumPy: importing this module needs it."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+from twinfold.core.chunking.format import (
+    CANDIDATE_BELOW,
+    GEAR,
+    MIN_SIZE_BYTES,
+    RANK_END,
+    RANK_START,
+    RANK_STEP,
+    RANK_WINDOW_SIZE_BYTES,
+    WINDOW_SIZE_BYTES,
+)
+
+_GEAR = np.array(GEAR, np.uint16)
+_RANK_START = np.uint64(RANK_START)
+_RANK_STEP = np.uint64(RANK_STEP)
+_RANK_END = np.uint64(RANK_END)
+_HALF = np.uint64(32)
+
+
+def choose_length(reach: memoryview) -> int:
+    """Return the length of the chunk that starts ``reach`` and is at most all of it."""
+    data = np.frombuffer(reach, np.uint8)
+    hashes = _hash(data[MIN_SIZE_BYTES - WINDOW_SIZE_BYTES :])
+    lengths = np.flatnonzero(hashes < CANDIDATE_BELOW) + MIN_SIZE_BYTES
+    if lengths.size == 0:
+        return len(reach)
+    windows = sliding_window_view(data, RANK_WINDOW_SIZE_BYTES)
+    return int(lengths[_rank(windows[lengths - RANK_WINDOW_SIZE_BYTES]).argmin()])
+
+
+def _hash(data: NDArray[np.uint8]) -> NDArray[np.uint16]:
+    """Return the hash of each whole window, by doubling the part that is covered."""
+    hashes = _GEAR.take(data)
+    covered = 1
+    while covered < WINDOW_SIZE_BYTES:
+        hashes[covered:] += hashes[:-covered] << covered
+        covered *= 2
+    return hashes[WINDOW_SIZE_BYTES - 1 :]
+
+
+def _rank(windows: NDArray[np.uint8]) -> NDArray[np.uint64]:
+    words = windows.view("<u8").astype(np.uint64)
+    rank = np.full(len(words), _RANK_START)
+    for column in words.T:
+        rank = (rank ^ column) * _RANK_STEP
+        rank ^= rank >> _HALF
+    rank *= _RANK_END
+    return rank ^ rank >> _HALF

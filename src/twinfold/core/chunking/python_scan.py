@@ -1,0 +1,50 @@
+"""Where to cut, in plain Python."""
+
+from __future__ import annotations
+
+from struct import Struct
+
+from twinfold.core.chunking.format import (
+    CANDIDATE_BELOW,
+    GEAR,
+    MIN_SIZE_BYTES,
+    RANK_END,
+    RANK_START,
+    RANK_STEP,
+    RANK_WINDOW_SIZE_BYTES,
+    WINDOW_SIZE_BYTES,
+)
+
+_UINT64 = 2**64 - 1
+_RANK_WORDS = Struct("<8Q")
+
+
+def choose_length(reach: memoryview) -> int:
+    """Return the length of the chunk that starts ``reach`` and is at most all of it."""
+
+    def rank(length: int) -> int:
+        return _rank_of(_RANK_WORDS.unpack_from(reach, length - RANK_WINDOW_SIZE_BYTES))
+
+    return min(_candidate_lengths(reach), key=rank, default=len(reach))
+
+
+def _candidate_lengths(reach: memoryview) -> list[int]:
+    gear = GEAR
+    lengths = []
+    hash_ = 0
+    for byte in reach[MIN_SIZE_BYTES - WINDOW_SIZE_BYTES : MIN_SIZE_BYTES - 1]:
+        hash_ = 2 * hash_ + gear[byte] & 0xFFFF
+    for length, byte in enumerate(reach[MIN_SIZE_BYTES - 1 :], MIN_SIZE_BYTES):
+        hash_ = 2 * hash_ + gear[byte] & 0xFFFF
+        if hash_ < CANDIDATE_BELOW:
+            lengths.append(length)
+    return lengths
+
+
+def _rank_of(words: tuple[int, ...]) -> int:
+    rank = RANK_START
+    for word in words:
+        rank = (rank ^ word) * RANK_STEP & _UINT64
+        rank ^= rank >> 32
+    rank = rank * RANK_END & _UINT64
+    return rank ^ rank >> 32
