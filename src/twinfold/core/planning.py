@@ -1,0 +1,131 @@
+"""What a directory's listing says, compared with what was acknowledged: pure decisions.
+
+The order in which the differences are acted upon is part of the plan: names that are new come
+first (one of them may be what another name held until now, and is moved away before that other
+name is written), then names whose content is to be read again, then directories to go down into.
+What vanished is only collected: it is taken away when the whole scan has ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from twinfold.model import Kind
+
+OTHER = 0
+"""The kind of what is not synchronised: FIFOs, sockets, devices."""
+
+FILE = int(Kind.FILE)
+DIRECTORY = int(Kind.DIRECTORY)
+SYMLINK = int(Kind.SYMLINK)
+
+UNSETTLED_CTIME_NS = -1
+"""Stands in the state for a ctime that proves nothing: the entry is read at the next scan."""
+
+GUARDED_DELETIONS = 1_000
+GUARDED_PERCENT = 50
+
+
+class Facts(NamedTuple):
+    """What lstat says of an entry, as far as it is compared; all but files have size 0."""
+
+    kind: int
+    mode: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    dev: int
+    inode: int
+
+
+class Known(NamedTuple):
+    """What the state holds of a name: its facts when it was read, and what was in it."""
+
+    node: int
+    facts: tuple[int, ...]
+    content: bytes
+    target: bytes
+    manifest: int
+
+    @property
+    def kind(self) -> int:
+        """The acknowledged kind."""
+        return self.facts[0]
+
+    @property
+    def mode(self) -> int:
+        """The acknowledged permission bits."""
+        return self.facts[1]
+
+    @property
+    def size(self) -> int:
+        """The acknowledged size in bytes."""
+        return self.facts[2]
+
+    @property
+    def mtime_ns(self) -> int:
+        """The acknowledged mtime."""
+        return self.facts[3]
+
+    @property
+    def identity(self) -> tuple[int, ...]:
+        """Device and inode."""
+        return self.facts[5:]
+
+
+class Differences(NamedTuple):
+    """A directory's listing against the state, in the order in which it is acted upon."""
+
+    fresh: list[tuple[bytes, Facts]]
+    replaced: list[tuple[bytes, Facts, Known]]
+    changed: list[tuple[bytes, Facts, Known]]
+    directories: list[tuple[bytes, Facts, Known]]
+    others: list[bytes]
+    vanished: list[Known]
+
+
+def compare_directory(listing: Mapping[bytes, Facts], known: Mapping[bytes, Known]) -> Differences:
+    """Return how a listing differs from what is known; equal files and symlinks are left out.
+
+    Every known directory that is still one is in ``directories``, changed or not. A name of a
+    kind that is not synchronised counts as vanished.
+    """
+    result = Differences([], [], [], [], [], [])
+    for name, facts in listing.items():
+        before = known.get(name)
+        kind = facts[0]
+        if before is not None and before.facts == facts and kind != DIRECTORY:
+            continue
+        if kind == OTHER:
+            result.others.append(name)
+        elif before is None:
+            result.fresh.append((name, facts))
+        elif before.facts[0] != kind:
+            result.replaced.append((name, facts, before))
+        elif kind == DIRECTORY:
+            result.directories.append((name, facts, before))
+        else:
+            result.changed.append((name, facts, before))
+    for name, before in known.items():
+        now = listing.get(name)
+        if now is None or now[0] == OTHER:
+            result.vanished.append(before)
+    return result
+
+
+def differs_in_attributes(facts: Facts, known: Known) -> bool:
+    """Tell whether mode or mtime have to be sent; a symlink has neither."""
+    if facts.kind == SYMLINK:
+        return False
+    return facts.mode != known.mode or facts.mtime_ns != known.mtime_ns
+
+
+def is_racy(ctime_ns: int, now_ns: int, granularity_ns: int) -> bool:
+    """Tell whether a write after ``now_ns`` could leave the same ctime."""
+    return now_ns - ctime_ns < granularity_ns
+
+
+def deletions_held(deletions: int, entries: int) -> bool:
+    """Tell whether so many entries would vanish in one scan that a person has to look first."""
+    return deletions > GUARDED_DELETIONS and deletions * 100 > entries * GUARDED_PERCENT

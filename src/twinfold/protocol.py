@@ -1,0 +1,244 @@
+"""Every message between client and server, its codec, the version, and the limits.
+
+``docs/protocol.md`` is the specification of what stands here. Messages are msgpack (by
+msgspec); a batch's body is a sequence of frames:
+
+    kind u8 | codec u8 | head size u32 | packed size u32 | size u32 | head | payload
+
+all little-endian. ``size`` is the payload's exact size after decompression, so that a
+receiver knows what it will cost before it spends it.
+"""
+
+from __future__ import annotations
+
+import struct
+import sys
+from collections.abc import Iterable, Sequence
+from enum import IntEnum
+from typing import Any, TypeVar
+
+import msgspec
+
+from twinfold.errors import LimitError, ProtocolError
+from twinfold.model import Change, Chunk, Entry
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+PROTOCOL_VERSIONS = (1,)
+"""The protocol versions that this program speaks, newest last."""
+
+FOLDER = "main"
+"""The one folder that a server keeps today; its name is part of every address."""
+
+EPOCH_HEADER = "Twinfold-Epoch"
+MESSAGE_TYPE = "application/vnd.twinfold+msgpack"
+FRAMES_TYPE = "application/vnd.twinfold.frames"
+
+MAX_MESSAGE_BYTES = 64 * 1024
+MAX_BATCH_HEADER_BYTES = 16 * 1024 * 1024
+MAX_BATCH_CHANGES = 4_096
+MAX_BATCH_CHUNKS = 65_536
+MAX_FRAME_BYTES = 4 * 1024 * 1024
+MAX_FRAME_CHUNKS = 8_192
+MAX_CHUNK_BYTES = 96 * 1024
+MAX_BODY_BYTES = 256 * 1024 * 1024
+MAX_PENDING_BATCHES = 8
+PROGRESS_TIMEOUT_S = 60.0
+"""A request whose body brings nothing for this long is answered with 408."""
+
+
+class FrameKind(IntEnum):
+    """What a frame carries; 3 is set aside for recipes of sub-blocks."""
+
+    BATCH = 1
+    CHUNKS = 2
+    ENTRIES = 4
+    END = 5
+
+
+class Codec(IntEnum):
+    """How a frame's payload is packed."""
+
+    PLAIN = 0
+    ZSTD = 1
+
+
+class Hello(msgspec.Struct, frozen=True):
+    """The server's first words: who it is and what it speaks."""
+
+    program: str
+    protocols: list[int]
+    server_id: bytes
+
+
+class OpenSession(msgspec.Struct, frozen=True):
+    """A client asks to become the folder's writer.
+
+    ``client_id`` lasts as long as the client's state, ``instance`` as long as its process.
+    """
+
+    protocol: int
+    client_id: bytes
+    instance: bytes
+    name: str
+    take_over: bool = False
+
+
+class Session(msgspec.Struct, frozen=True):
+    """The folder's state as the session begins.
+
+    ``committed`` is the number of the last batch that this epoch committed, 0 for none.
+    """
+
+    epoch: int
+    revision: int
+    committed: int
+    entries: int
+
+
+class Batch(msgspec.Struct, frozen=True):
+    """What a client wants done, in order; the number is in the address."""
+
+    changes: list[Change]
+
+
+class Refusal(msgspec.Struct, frozen=True, array_like=True):
+    """A change that the destination cannot hold; the others of its batch took effect."""
+
+    index: int
+    reason: str
+
+
+class BatchAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Committed (``revision`` is set), or what is still missing."""
+
+    revision: int | None = None
+    missing: list[bytes] = []
+    unknown_bases: list[bytes] = []
+    refused: list[Refusal] = []
+
+
+class ErrorAnswer(msgspec.Struct, frozen=True):
+    """Why a request was not done: a word for programs, a line for people."""
+
+    code: str
+    reason: str
+
+
+class FrameHead(msgspec.Struct, frozen=True):
+    """A frame's fixed part, already checked against the limits."""
+
+    kind: FrameKind
+    codec: Codec
+    head_bytes: int
+    packed_bytes: int
+    size_bytes: int
+
+
+_FRAME = struct.Struct("<BBIII")
+FRAME_HEAD_BYTES = _FRAME.size
+
+_Message = TypeVar("_Message")
+
+_CHUNK_LIST = list[Chunk]
+_ENTRY_LIST = list[Entry]
+_encoder = msgspec.msgpack.Encoder()
+_decoders: dict[Any, msgspec.msgpack.Decoder[Any]] = {}
+
+
+def encode(message: msgspec.Struct | Sequence[Any] | int) -> bytes:
+    """Return a message's msgpack bytes."""
+    return _encoder.encode(message)
+
+
+def decode(data: bytes | memoryview, kind: type[_Message]) -> _Message:
+    """Return the message in ``data``, validated against its type.
+
+    Raises:
+        ProtocolError: the bytes are not a message of this type.
+    """
+    decoder = _decoders.get(kind)
+    if decoder is None:
+        decoder = _decoders[kind] = msgspec.msgpack.Decoder(kind)
+    try:
+        message: _Message = decoder.decode(data)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise ProtocolError(f"a message is not well formed: {error}") from error
+    return message
+
+
+def pack_frame(
+    kind: FrameKind, head: bytes, parts: Iterable[bytes | memoryview], level: int | None
+) -> bytes:
+    """Return one frame; with a zstd ``level`` it is compressed where that makes it smaller."""
+    payload = b"".join(parts)
+    size_bytes = len(payload)
+    codec = Codec.PLAIN
+    if level is not None and size_bytes:
+        packed = zstd.compress(payload, level)
+        if len(packed) < size_bytes:
+            payload, codec = packed, Codec.ZSTD
+    prefix = _FRAME.pack(kind, codec, len(head), len(payload), size_bytes)
+    return b"".join((prefix, head, payload))
+
+
+def parse_frame_head(data: bytes) -> FrameHead:
+    """Return a frame's fixed part.
+
+    Raises:
+        ProtocolError: unknown kind or codec.
+        LimitError: a size is over its limit.
+    """
+    kind, codec, head_bytes, packed_bytes, size_bytes = _FRAME.unpack(data)
+    try:
+        frame = FrameHead(FrameKind(kind), Codec(codec), head_bytes, packed_bytes, size_bytes)
+    except ValueError as error:
+        raise ProtocolError(f"unknown frame: {error}") from error
+    limit = MAX_FRAME_BYTES if frame.kind is FrameKind.CHUNKS else MAX_BATCH_HEADER_BYTES
+    if size_bytes > limit or packed_bytes > size_bytes or head_bytes > MAX_FRAME_BYTES:
+        raise LimitError(f"a frame of {size_bytes} bytes is over the limit of {limit}")
+    if frame.codec is Codec.PLAIN and packed_bytes != size_bytes:
+        raise ProtocolError("a plain frame announces two different sizes")
+    return frame
+
+
+def unpack_payload(frame: FrameHead, packed: bytes) -> bytes:
+    """Return a frame's payload, decompressed to exactly the announced size.
+
+    Raises:
+        ProtocolError: the bytes do not decompress to that size.
+    """
+    if frame.codec is Codec.PLAIN:
+        return packed
+    decompressor = zstd.ZstdDecompressor()
+    try:
+        payload = decompressor.decompress(packed, max_length=frame.size_bytes + 1)
+    except zstd.ZstdError as error:
+        raise ProtocolError(f"a frame does not decompress: {error}") from error
+    if len(payload) != frame.size_bytes or not decompressor.eof or decompressor.unused_data:
+        raise ProtocolError("a frame does not have the size that it announces")
+    return payload
+
+
+def decode_chunk_list(head: bytes, size_bytes: int) -> list[Chunk]:
+    """Return the chunks that a frame of chunks announces, checked against its size.
+
+    Raises:
+        ProtocolError, LimitError: the list is not well formed, too long, or does not add up.
+    """
+    chunks = decode(head, _CHUNK_LIST)
+    if len(chunks) > MAX_FRAME_CHUNKS:
+        raise LimitError(f"a frame of {len(chunks)} chunks is over {MAX_FRAME_CHUNKS}")
+    if any(not 0 < chunk.size <= MAX_CHUNK_BYTES for chunk in chunks):
+        raise LimitError(f"a chunk is empty or over {MAX_CHUNK_BYTES} bytes")
+    if sum(chunk.size for chunk in chunks) != size_bytes:
+        raise ProtocolError("the chunks of a frame do not add up to its size", 422)
+    return chunks
+
+
+def decode_entries(payload: bytes) -> list[Entry]:
+    """Return the entries of a frame of entries."""
+    return decode(payload, _ENTRY_LIST)
