@@ -1,0 +1,279 @@
+"""Turning the changes of a batch into nodes of the index and steps for the forest.
+
+Nothing is touched here but the index's transaction. What a change replaces or deletes
+keeps its node, which goes to the attic with all below it.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from twinfold.core.manifest import ContentHasher
+from twinfold.core.paths import display, is_within, split
+from twinfold.errors import ContentMismatchError, ProtocolError
+from twinfold.model import (
+    ROOT_PATH,
+    Delete,
+    ExtendUpload,
+    Kind,
+    MakeDirectory,
+    MakeSymlink,
+    Move,
+    PutFile,
+    SetAttributes,
+)
+from twinfold.server.stage import StagedBatch, StagedChange, upload_name
+from twinfold.storage.interface import (
+    ATTIC,
+    STAGING,
+    TREE,
+    Attributes,
+    IndexTransaction,
+    Location,
+    Node,
+    Rename,
+    SetAside,
+    Step,
+)
+
+_MANIFEST_PAGE = 4_096
+_SYMLINK_MODE = 0o777
+
+
+class LostPlaceError(ProtocolError):
+    """A change builds on something that the destination does not have."""
+
+    status = 409
+
+
+class Application:
+    """Applies changes in order to one index transaction, and gathers their steps.
+
+    ``unused`` are staged objects that turned out not to be needed.
+    """
+
+    def __init__(self, work: IndexTransaction, now_ns: int) -> None:
+        self._work = work
+        self._now_ns = now_ns
+        self._directories: dict[bytes, int] = {ROOT_PATH: TREE}
+        self._touched: dict[int, None] = {}
+        self._steps: list[Step] = []
+        self.unused: list[bytes] = []
+
+    def apply(self, batch: StagedBatch) -> None:
+        """Apply all changes of a batch.
+
+        Raises:
+            LostPlaceError, ProtocolError: a change cannot be applied to what is there.
+        """
+        for staged in batch.changes:
+            change = staged.change
+            if isinstance(change, PutFile):
+                self._put_file(staged, change)
+            elif isinstance(change, SetAttributes):
+                self._set_attributes(change)
+            elif isinstance(change, MakeDirectory):
+                self._make_directory(staged, change)
+            elif isinstance(change, MakeSymlink):
+                self._make_symlink(staged, change)
+            elif isinstance(change, Delete):
+                self._delete(change)
+            elif isinstance(change, Move):
+                self._move(change)
+            else:
+                self._extend_upload(staged, change)
+
+    def steps(self) -> list[Step]:
+        """Return the steps of all changes so far; directories get their attributes last."""
+        endings: list[Step] = []
+        for node_id in self._touched:
+            node = self._work.node(node_id)
+            if node is not None:
+                location = Location(node.parent, node.name)
+                endings.append(
+                    Attributes(node.id, Kind.DIRECTORY, location, node.mode, node.mtime_ns)
+                )
+        return self._steps + endings
+
+    def _directory(self, path: bytes) -> int:
+        known = self._directories.get(path)
+        if known is not None:
+            return known
+        parent, name = split(path)
+        node = self._work.child(self._directory(parent), name)
+        if node is None or node.kind is not Kind.DIRECTORY:
+            raise LostPlaceError(f"{display(path)} is no directory at the destination")
+        self._directories[path] = node.id
+        return node.id
+
+    def _find(self, path: bytes) -> Node:
+        parent, name = split(path)
+        node = self._work.child(self._directory(parent), name)
+        if node is None:
+            raise LostPlaceError(f"{display(path)} is not at the destination")
+        return node
+
+    def _forget_directories(self, path: bytes) -> None:
+        for known in [known for known in self._directories if is_within(known, path)]:
+            del self._directories[known]
+
+    def _put_file(self, staged: StagedChange, change: PutFile) -> None:
+        parent, name = split(change.path)
+        directory = self._directory(parent)
+        node_id = self._uploaded(change) if change.upload else self._work.new_id()
+        node = Node(
+            node_id,
+            directory,
+            name,
+            Kind.FILE,
+            change.mode,
+            change.mtime_ns,
+            change.size,
+            change.content,
+            b"",
+            staged.inode,
+            0,
+        )
+        if staged.chunks:
+            self._work.add_places(node_id, 0, 0, staged.chunks)
+        self._place(node, Location(STAGING, staged.name), change.path)
+
+    def _uploaded(self, change: PutFile) -> int:
+        node = self._work.child(STAGING, upload_name(change.upload))
+        if node is None or node.size != change.size:
+            raise LostPlaceError(f"the upload of {display(change.path)} is not complete")
+        hasher = ContentHasher()
+        position = 0
+        while page := self._work.manifest(node.id, position, _MANIFEST_PAGE):
+            hasher.add(page)
+            position += len(page)
+        if hasher.content_id() != change.content:
+            raise ContentMismatchError(f"{display(change.path)} has another content than its parts")
+        return node.id
+
+    def _make_directory(self, staged: StagedChange, change: MakeDirectory) -> None:
+        parent, name = split(change.path)
+        directory = self._directory(parent)
+        there = self._work.child(directory, name)
+        if there is not None and there.kind is Kind.DIRECTORY:
+            self._set_directory_attributes(there, change.mode, change.mtime_ns)
+            self.unused.append(staged.name)
+            return
+        node = Node(
+            self._work.new_id(),
+            directory,
+            name,
+            Kind.DIRECTORY,
+            change.mode,
+            change.mtime_ns,
+            0,
+            b"",
+            b"",
+            staged.inode,
+            0,
+        )
+        self._place(node, Location(STAGING, staged.name), change.path)
+        self._directories[change.path] = node.id
+        self._touched[node.id] = None
+
+    def _make_symlink(self, staged: StagedChange, change: MakeSymlink) -> None:
+        parent, name = split(change.path)
+        node = Node(
+            self._work.new_id(),
+            self._directory(parent),
+            name,
+            Kind.SYMLINK,
+            _SYMLINK_MODE,
+            0,
+            len(change.target),
+            b"",
+            change.target,
+            staged.inode,
+            0,
+        )
+        self._place(node, Location(STAGING, staged.name), change.path)
+
+    def _place(self, node: Node, source: Location, path: bytes) -> None:
+        """Bring a node to the location it says, whatever is there now."""
+        target = Location(node.parent, node.name)
+        there = self._work.child(node.parent, node.name)
+        replaces = False
+        if there is not None and there.id != node.id:
+            replaces = Kind.DIRECTORY not in (there.kind, node.kind)
+            self._put_in_attic(there, path, node.inode if replaces else None)
+        self._work.save(node, moved=True)
+        self._steps.append(Rename(node.id, node.kind, node.inode, source, target, replaces))
+        self._touched[node.parent] = None
+
+    def _put_in_attic(self, node: Node, path: bytes, successor: int | None) -> None:
+        """Send a node to the attic; with a ``successor`` its name is never absent."""
+        name = b"%d" % node.id
+        source = Location(node.parent, node.name)
+        if successor is not None:
+            self._steps.append(SetAside(node.id, source, name, successor))
+        else:
+            target = Location(ATTIC, name)
+            self._steps.append(Rename(node.id, node.kind, node.inode, source, target))
+        if node.kind is Kind.DIRECTORY:
+            self._forget_directories(path)
+        self._work.save(msgspec.structs.replace(node, parent=ATTIC, name=name), moved=True)
+        self._work.add_to_attic(node.id, path, self._now_ns)
+
+    def _delete(self, change: Delete) -> None:
+        parent, name = split(change.path)
+        node = self._work.child(self._directory(parent), name)
+        if node is None:
+            return
+        self._touched[node.parent] = None
+        self._put_in_attic(node, change.path, None)
+
+    def _move(self, change: Move) -> None:
+        node = self._find(change.source)
+        parent, name = split(change.path)
+        directory = self._directory(parent)
+        self._touched[node.parent] = None
+        source = Location(node.parent, node.name)
+        if node.kind is Kind.DIRECTORY:
+            self._forget_directories(change.source)
+            self._touched[node.id] = None
+        moved = msgspec.structs.replace(node, parent=directory, name=name)
+        self._place(moved, source, change.path)
+
+    def _set_attributes(self, change: SetAttributes) -> None:
+        if change.path == ROOT_PATH:
+            node = self._work.node(TREE)
+            assert node is not None
+        else:
+            node = self._find(change.path)
+        if node.kind is Kind.DIRECTORY:
+            self._set_directory_attributes(node, change.mode, change.mtime_ns)
+        elif node.kind is Kind.FILE:
+            changed = msgspec.structs.replace(node, mode=change.mode, mtime_ns=change.mtime_ns)
+            self._work.save(changed, moved=False)
+            location = Location(node.parent, node.name)
+            self._steps.append(
+                Attributes(node.id, Kind.FILE, location, change.mode, change.mtime_ns)
+            )
+
+    def _set_directory_attributes(self, node: Node, mode: int, mtime_ns: int) -> None:
+        self._work.save(msgspec.structs.replace(node, mode=mode, mtime_ns=mtime_ns), moved=False)
+        self._touched[node.id] = None
+
+    def _extend_upload(self, staged: StagedChange, change: ExtendUpload) -> None:
+        node = self._work.child(STAGING, staged.name)
+        fresh = staged.chunks[staged.kept :]
+        if node is not None and not fresh:
+            return
+        size_bytes = change.offset + sum(chunk.size for chunk in staged.chunks)
+        begin = change.offset + staged.kept_bytes
+        if begin > (node.size if node else 0):
+            raise LostPlaceError("an upload goes on beyond its end")
+        if node is None:
+            node = Node(
+                self._work.new_id(), STAGING, staged.name, Kind.FILE, 0, 0, 0, b"", b"", 0, 0
+            )
+        elif begin < node.size:
+            self._work.cut_places(node.id, staged.position + staged.kept)
+        self._work.add_places(node.id, staged.position + staged.kept, begin, fresh)
+        node = msgspec.structs.replace(node, size=size_bytes, mtime_ns=self._now_ns)
+        self._work.save(node, moved=False)

@@ -1,0 +1,66 @@
+"""Collecting what is no longer needed: the attic's oldest, and uploads given up."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from twinfold.core.retention import UPLOAD_PATIENCE_S, expires_before_ns
+from twinfold.server.commit import Committer
+from twinfold.server.events import Listener, Message
+from twinfold.server.receive import Receiver
+from twinfold.storage.interface import Index
+
+_FIRST_AFTER_S = 5.0
+_EVERY_S = 600.0
+
+
+class Collector:
+    """Expires what the attic holds, in the committing thread, a little at a time."""
+
+    def __init__(
+        self,
+        index: Index,
+        committer: Committer,
+        receiver: Receiver,
+        keep_s: int,
+        now_ns: Callable[[], int],
+        listener: Listener,
+    ) -> None:
+        self._index = index
+        self._committer = committer
+        self._receiver = receiver
+        self._keep_s = keep_s
+        self._now_ns = now_ns
+        self._listener = listener
+
+    async def run_forever(self) -> None:
+        """Collect now and then."""
+        wait_s = _FIRST_AFTER_S
+        while True:
+            await asyncio.sleep(min(wait_s, _FIRST_AFTER_S if self._keep_s == 0 else wait_s))
+            wait_s = _EVERY_S
+            try:
+                await self.collect()
+            except OSError as error:
+                self._listener(Message(f"the attic could not be thinned out: {error}"))
+
+    async def collect(self) -> int:
+        """Delete for good what has been in the attic for long enough; return how many.
+
+        Raises:
+            OSError: something could not be deleted.
+        """
+        await self._receiver.in_commit_thread(self._committer.settle)
+        before_ns = expires_before_ns(self._now_ns(), self._keep_s)
+        expired = await asyncio.to_thread(self._index.attic, before_ns)
+        for node, name in expired:
+            await self._receiver.in_commit_thread(
+                lambda node=node, name=name: self._committer.purge(node, name)  # type: ignore[misc]
+            )
+        stale_ns = expires_before_ns(self._now_ns(), UPLOAD_PATIENCE_S)
+        for node, name in await asyncio.to_thread(self._index.staged, stale_ns):
+            await self._receiver.in_commit_thread(
+                lambda node=node, name=name: self._committer.forget_upload(node, name)  # type: ignore[misc]
+            )
+        return len(expired)

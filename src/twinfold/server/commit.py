@@ -1,0 +1,195 @@
+"""Making staged batches durable and visible.
+
+In this order, each step of which may be repeated after a crash:
+
+1. all staged content of the batches to the disk (one sync for all of them);
+2. their changes and *intents* into the index, durably: from here on they will happen;
+3. the intents' steps: renames into the tree and into the attic, attributes;
+4. the acknowledgement.
+
+Intents are forgotten only after a later sync has made their steps durable. After a crash
+`recover` performs them again; a step whose object is not where it was has been done.
+All of this runs in one thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+
+from twinfold.core import session as rules
+from twinfold.core.session import FolderSession
+from twinfold.model import ExtendUpload, Kind, MakeDirectory, MakeSymlink, PutFile
+from twinfold.server.apply import Application
+from twinfold.server.stage import StagedBatch
+from twinfold.storage.interface import (
+    ATTIC,
+    Forest,
+    Found,
+    Index,
+    IndexTransaction,
+    Node,
+    Performed,
+    Staging,
+    Step,
+)
+
+
+class Committer:
+    """The one writer of the index and of the forest."""
+
+    def __init__(
+        self,
+        index: Index,
+        staging: Staging,
+        forest: Forest,
+        forest_lock: AbstractContextManager[object],
+        now_ns: Callable[[], int],
+    ) -> None:
+        self._index = index
+        self._staging = staging
+        self._forest = forest
+        self._forest_lock = forest_lock
+        self._now_ns = now_ns
+        self._unsettled: list[Performed] = []
+        self._intents_open = False
+        self._steps_failed = False
+
+    @property
+    def is_settled(self) -> bool:
+        """Tell whether nothing is left for `settle` to do."""
+        return not self._intents_open
+
+    def recover(self) -> None:
+        """Bring the forest to where the index says it is, after whatever happened.
+
+        Raises:
+            OSError: the disk does not let us; the steps stay recorded.
+        """
+        steps = self._index.intents()
+        if steps:
+            self._intents_open = True
+            with self._forest_lock:
+                self._perform(steps, again=True)
+            self.settle()
+        self._steps_failed = False
+
+    def finish_steps(self) -> None:
+        """Make sure that what was committed is also visible.
+
+        Raises:
+            OSError: the disk does not let us.
+        """
+        if self._steps_failed:
+            self.recover()
+
+    def discard_leftovers(self) -> None:
+        """Drop staged objects that belong to no upload; call after `recover`."""
+        kept = {name for _, name in self._index.staged()}
+        self._staging.discard(name for name in self._staging.names() if name not in kept)
+
+    def save_session(self, session: FolderSession) -> None:
+        """Record a new writer of the folder, durably."""
+        with self._index.transaction() as work:
+            work.save_session(session)
+
+    def commit(self, batches: Sequence[StagedBatch]) -> int:
+        """Make these batches, the next in order, durable and visible.
+
+        Returns:
+            The folder's revision before them.
+
+        Raises:
+            ProtocolError: a change cannot be applied; none of the batches took effect.
+            OSError: the disk does not let us. Either none of the batches took effect, or
+                they are decided and `recover` goes on with them.
+        """
+        self.finish_steps()
+        session = self._index.session()
+        durable_before = self._flush(batches)
+        with self._forest_lock:
+            with self._index.transaction() as work:
+                if durable_before:
+                    self._settle_in(work)
+                application = Application(work, self._now_ns())
+                for batch in batches:
+                    application.apply(batch)
+                steps = application.steps()
+                work.add_intents(steps)
+                work.save_session(rules.commit_batches(session, len(batches)))
+            if durable_before:
+                self._unsettled.clear()
+            self._intents_open = True
+            self._perform(steps, again=False)
+        self._staging.discard(application.unused)
+        return session.revision
+
+    def _flush(self, batches: Sequence[StagedBatch]) -> bool:
+        files: dict[bytes, None] = {}
+        others = 0
+        for batch in batches:
+            for staged in batch.changes:
+                change = staged.change
+                if isinstance(change, MakeDirectory):
+                    staged.inode = self._staging.create_directory(staged.name)
+                    others += 1
+                elif isinstance(change, MakeSymlink):
+                    staged.inode = self._staging.create_symlink(staged.name, change.target)
+                    others += 1
+                elif isinstance(change, ExtendUpload):
+                    files[staged.name] = None
+                elif isinstance(change, PutFile):
+                    files[staged.name] = None
+                    if change.upload or not staged.inode:
+                        staged.inode = self._staging.finish_file(
+                            staged.name, change.size, change.mode, change.mtime_ns
+                        )
+        if not files and not others:
+            return False
+        return self._staging.flush(list(files), others)
+
+    def _perform(self, steps: Sequence[Step], *, again: bool) -> None:
+        self._steps_failed = True
+        try:
+            done = self._forest.perform(steps, self._index.location, again=again)
+        except OSError:
+            if again:
+                raise
+            done = self._forest.perform(steps, self._index.location, again=True)
+        self._steps_failed = False
+        self._unsettled.append(done)
+
+    def settle(self) -> None:
+        """Make the steps done so far durable and forget their intents."""
+        if not self._intents_open or self._steps_failed:
+            return
+        self._staging.flush_all()
+        with self._index.transaction() as work:
+            self._settle_in(work)
+        self._unsettled.clear()
+        self._intents_open = False
+
+    def _settle_in(self, work: IndexTransaction) -> None:
+        work.clear_intents()
+        for performed in self._unsettled:
+            work.set_identities(performed.identities)
+            for found in performed.found:
+                self._record_found(work, found)
+
+    def _record_found(self, work: IndexTransaction, found: Found) -> None:
+        node = Node(work.new_id(), ATTIC, found.name, Kind.FILE, 0, 0, 0, b"", b"", 0, 0)
+        work.save(node, moved=True)
+        work.add_to_attic(node.id, found.location.name, self._now_ns())
+
+    def purge(self, node_id: int, name: bytes) -> None:
+        """Delete something from the attic for good."""
+        with self._forest_lock:
+            self._forest.purge(name)
+            with self._index.transaction() as work:
+                work.forget(node_id)
+
+    def forget_upload(self, node_id: int, name: bytes) -> None:
+        """Drop an upload that nobody goes on with."""
+        self._staging.discard([name])
+        with self._index.transaction() as work:
+            work.forget(node_id)

@@ -1,0 +1,42 @@
+"""What the server tells whoever watches it: the banner, the screen, ``--json``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from twinfold.config import ServerAddress
+
+
+class Listening(msgspec.Struct, frozen=True):
+    """The server takes requests at ``address`` and keeps ``destination`` (absolute)."""
+
+    address: ServerAddress
+    destination: bytes
+    server_id: bytes
+
+
+class SessionOpened(msgspec.Struct, frozen=True):
+    """A client became the folder's writer; ``client`` is the name it gives itself."""
+
+    client: str
+
+
+class Committed(msgspec.Struct, frozen=True):
+    """A batch is durable: so many changes, and so many bytes of file content in them."""
+
+    revision: int
+    changes: int
+    size_bytes: int
+
+
+class Message(msgspec.Struct, frozen=True):
+    """Something that the person who runs the server should read."""
+
+    text: str
+
+
+Event = SessionOpened | Committed | Message
+
+Listener = Callable[[Event], None]

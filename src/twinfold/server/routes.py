@@ -1,0 +1,196 @@
+"""The server's addresses: who may call them, what they take, what errors answer."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import hmac
+import importlib.metadata
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+
+import msgspec
+from aiohttp import StreamReader, web
+
+from twinfold import protocol
+from twinfold.errors import (
+    DestinationError,
+    DestinationFullError,
+    LimitError,
+    ProtocolError,
+    RefusedError,
+)
+from twinfold.model import Entry
+from twinfold.protocol import Batch, Codec, ErrorAnswer, FrameHead, FrameKind, Hello, OpenSession
+from twinfold.server.apply import LostPlaceError
+from twinfold.server.receive import ChunkFrame, OutOfOrderError, Receiver, check_number
+from twinfold.storage.interface import Index
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE}
+_ENTRIES_LEVEL = 1
+_READ_BUFFER_BYTES = 1 << 20
+
+_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Routes:
+    """Handlers over one folder."""
+
+    def __init__(self, receiver: Receiver, index: Index, server_id: bytes, token: str) -> None:
+        self._receiver = receiver
+        self._index = index
+        self._server_id = server_id
+        self._authorization = f"Bearer {token}".encode()
+
+    def application(self) -> web.Application:
+        """Return the web application."""
+        application = web.Application(
+            middlewares=[self._answer_errors],
+            client_max_size=protocol.MAX_MESSAGE_BYTES,
+            handler_args={"read_bufsize": _READ_BUFFER_BYTES, "access_log": None},
+        )
+        folder = f"/v1/folders/{protocol.FOLDER}"
+        application.router.add_get("/v1/hello", self._hello)
+        application.router.add_post(f"{folder}/session", self._open_session)
+        application.router.add_post(f"{folder}/batches/{{number}}", self._batch)
+        application.router.add_get(f"{folder}/entries", self._entries)
+        return application
+
+    @web.middleware
+    async def _answer_errors(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
+        try:
+            given = request.headers.get("Authorization", "").encode("utf-8", "replace")
+            if not hmac.compare_digest(given, self._authorization):
+                return _error(401, "token", "the token is missing or wrong; use the invite")
+            return await handler(request)
+        except RefusedError as error:
+            return _error(409, error.code, str(error))
+        except ProtocolError as error:
+            return _error(error.status, _code(error), str(error))
+        except DestinationFullError as error:
+            return _error(507, "full", str(error))
+        except OSError as error:
+            if error.errno in _FULL:
+                return _error(507, "full", f"the destination has no room: {error.strerror}")
+            return _error(500, "failing", f"the destination cannot be written: {error}")
+        except DestinationError as error:
+            return _error(503, "failing", str(error))
+
+    async def _hello(self, _request: web.Request) -> web.Response:
+        return _answer(
+            Hello(
+                f"twinfold {importlib.metadata.version('twinfold')}",
+                list(protocol.PROTOCOL_VERSIONS),
+                self._server_id,
+            )
+        )
+
+    async def _open_session(self, request: web.Request) -> web.Response:
+        try:
+            body = await request.read()
+        except web.HTTPRequestEntityTooLarge as error:
+            raise LimitError("the request is over its limit") from error
+        message = protocol.decode(body, OpenSession)
+        if message.protocol not in protocol.PROTOCOL_VERSIONS:
+            ours = max(protocol.PROTOCOL_VERSIONS)
+            older = "client" if message.protocol < ours else "server"
+            return _error(426, "version", f"no protocol version in common; update the {older}")
+        return _answer(await self._receiver.open_session(message))
+
+    async def _batch(self, request: web.Request) -> web.Response:
+        epoch = request.headers.get(protocol.EPOCH_HEADER, "")
+        if not epoch.isdecimal() or len(epoch) > 18:
+            raise ProtocolError("a batch needs the epoch of its session")
+        number = check_number(request.match_info["number"])
+        answer = await self._receiver.receive(int(epoch), number, _frames(request.content))
+        return _answer(answer)
+
+    async def _entries(self, request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": protocol.FRAMES_TYPE})
+        await response.prepare(request)
+        revision = self._index.session().revision
+        groups = self._index.entries()
+        while (group := await asyncio.to_thread(_next, groups)) is not None:
+            payload = protocol.encode(group)
+            await response.write(
+                protocol.pack_frame(FrameKind.ENTRIES, b"", [payload], _ENTRIES_LEVEL)
+            )
+        end = protocol.pack_frame(FrameKind.END, b"", [protocol.encode(revision)], None)
+        await response.write(end)
+        return response
+
+
+def _next(groups: Iterator[list[Entry]]) -> list[Entry] | None:
+    return next(groups, None)
+
+
+async def _frames(content: StreamReader) -> AsyncIterator[Batch | ChunkFrame]:
+    """Yield a request's frames, each checked against the limits before it is read."""
+    total = 0
+    first = True
+    while (head := await _next_head(content)) is not None:
+        total += head.size_bytes
+        if total > protocol.MAX_BODY_BYTES:
+            raise LimitError(f"a request is over the limit of {protocol.MAX_BODY_BYTES} bytes")
+        chunk_list = await _read(content, head.head_bytes)
+        packed = await _read(content, head.packed_bytes)
+        if head.codec is Codec.ZSTD:
+            payload = await asyncio.to_thread(protocol.unpack_payload, head, packed)
+        else:
+            payload = packed
+        if head.kind is FrameKind.CHUNKS:
+            yield ChunkFrame(protocol.decode_chunk_list(chunk_list, head.size_bytes), payload)
+        elif head.kind is FrameKind.BATCH and first:
+            yield protocol.decode(payload, Batch)
+        else:
+            raise ProtocolError("a frame of this kind has no place here")
+        first = False
+
+
+async def _next_head(content: StreamReader) -> FrameHead | None:
+    try:
+        async with asyncio.timeout(protocol.PROGRESS_TIMEOUT_S):
+            data = await content.readexactly(protocol.FRAME_HEAD_BYTES)
+    except asyncio.IncompleteReadError as error:
+        if not error.partial:
+            return None
+        raise ProtocolError("the request was cut") from error
+    except TimeoutError as error:
+        raise ProtocolError("the request brings nothing", 408) from error
+    return protocol.parse_frame_head(data)
+
+
+async def _read(content: StreamReader, size_bytes: int) -> bytes:
+    """Read exactly so many bytes; each stretch has to come within the time limit."""
+    parts: list[bytes] = []
+    left = size_bytes
+    while left:
+        try:
+            async with asyncio.timeout(protocol.PROGRESS_TIMEOUT_S):
+                part = await content.read(left)
+        except TimeoutError as error:
+            raise ProtocolError("the request brings nothing", 408) from error
+        if not part:
+            raise ProtocolError("the request was cut")
+        parts.append(part)
+        left -= len(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _code(error: ProtocolError) -> str:
+    if isinstance(error, LostPlaceError):
+        return "lost_place"
+    if isinstance(error, OutOfOrderError):
+        return "unknown_batch"
+    return "malformed"
+
+
+def _answer(message: msgspec.Struct) -> web.Response:
+    return web.Response(body=protocol.encode(message), content_type=protocol.MESSAGE_TYPE)
+
+
+def _error(status: int, code: str, reason: str) -> web.Response:
+    return web.Response(
+        status=status,
+        body=protocol.encode(ErrorAnswer(code, reason)),
+        content_type=protocol.MESSAGE_TYPE,
+    )

@@ -1,0 +1,65 @@
+"""The attic: what the tree no longer shows, until its time has come."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+
+assert sys.platform != "win32"
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def purge(directory: int, name: bytes) -> None:
+    """Delete an object with all below it, if it is there; follow no symlink.
+
+    Raises:
+        OSError: something of it could not be deleted; calling again goes on.
+    """
+    try:
+        status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return
+    if not stat.S_ISDIR(status.st_mode):
+        os.unlink(name, dir_fd=directory)
+        return
+    _purge_directory(directory, name)
+
+
+def _purge_directory(directory: int, name: bytes) -> None:
+    """Delete a directory of any depth: one descriptor a level, no recursion."""
+    levels = [(directory, name)]
+    fds = [_open_writable(directory, name)]
+    while fds:
+        below = _unlink_files(fds[-1])
+        if below is not None:
+            levels.append((fds[-1], below))
+            fds.append(_open_writable(fds[-1], below))
+            continue
+        os.close(fds.pop())
+        parent, empty = levels.pop()
+        os.rmdir(empty, dir_fd=parent)
+
+
+def _open_writable(directory: int, name: bytes) -> int:
+    try:
+        fd = os.open(name, _DIRECTORY, dir_fd=directory)
+    except PermissionError:
+        os.chmod(name, 0o700, dir_fd=directory, follow_symlinks=False)
+        fd = os.open(name, _DIRECTORY, dir_fd=directory)
+    if os.fstat(fd).st_mode & 0o700 != 0o700:
+        os.fchmod(fd, 0o700)
+    return fd
+
+
+def _unlink_files(fd: int) -> bytes | None:
+    """Delete all but directories; return the name of one directory, if there is any."""
+    found = None
+    with os.scandir(fd) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                found = os.fsencode(entry.name)
+            else:
+                os.unlink(entry.name, dir_fd=fd)
+    return found

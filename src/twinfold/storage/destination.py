@@ -1,0 +1,133 @@
+"""A destination folder: taking hold of it, and what the server keeps of its own in it.
+
+DEST/.twinfold/
+    server.json     who this server is: format, id, token
+    lock            held by the one server of this destination
+    index.sqlite    the index; rebuilt from the files if it is lost
+    staging/        content on its way in
+    attic/          what was replaced or deleted
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+from pathlib import Path
+
+import msgspec
+
+from twinfold.core.paths import display
+from twinfold.errors import DestinationError, FormatError
+from twinfold.model import RESERVED_ROOT_NAME
+from twinfold.storage.index import SqlIndex, open_index
+from twinfold.storage.staging import Staging
+from twinfold.storage.tree import Tree
+from twinfold.system.locks import FolderLock
+
+assert sys.platform != "win32"
+
+FORMAT_VERSION = 1
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class Identity(msgspec.Struct, frozen=True):
+    """Who a server is, as kept beside the index (``id`` in hex)."""
+
+    format: int
+    id: str
+    token: str
+
+
+class Destination:
+    """An open destination folder; one process at a time has it."""
+
+    def __init__(self, path: bytes, own: Path, lock: FolderLock) -> None:
+        self.path = os.path.realpath(path)
+        self.own_folder = own
+        self._lock = lock
+        self.identity = _load_identity(path, own)
+        self._fds = [
+            os.open(path, _DIRECTORY & ~os.O_NOFOLLOW),
+            _open_own(own / "staging"),
+            _open_own(own / "attic"),
+        ]
+        self.staging = Staging(self._fds[1])
+        self.tree = Tree(*self._fds)
+        self.index: SqlIndex = open_index(own / "index.sqlite")
+
+    def close(self) -> None:
+        """Let go of the folder."""
+        self.index.close()
+        for fd in self._fds:
+            os.close(fd)
+        self._lock.release()
+
+
+def open_destination(path: bytes, *, adopt: bool) -> Destination:
+    """Take hold of a destination folder, made if it is missing.
+
+    Raises:
+        DestinationError: it is no folder, cannot be written to, or holds files that no server
+            put there and ``adopt`` is not set.
+        LockedError: another server has it.
+        FormatError: a newer version of the program wrote it.
+    """
+    own = Path(os.fsdecode(path)) / os.fsdecode(RESERVED_ROOT_NAME)
+    try:
+        os.makedirs(path, exist_ok=True)
+        foreign = not (own / "server.json").exists() and any(
+            name != RESERVED_ROOT_NAME for name in os.listdir(path)
+        )
+        if foreign and not adopt:
+            raise DestinationError(
+                f"{display(path)} already holds files that no twinfold server put there; "
+                "choose an empty folder, or take them over with --adopt"
+            )
+        own.mkdir(mode=0o700, exist_ok=True)
+        lock = FolderLock(own / "lock", f"{display(path)} is already served")
+    except OSError as error:
+        raise DestinationError(
+            f"cannot use {display(path)} as the destination: {error.strerror}"
+        ) from error
+    lock.acquire()
+    try:
+        return Destination(path, own, lock)
+    except BaseException:
+        lock.release()
+        raise
+
+
+def _open_own(path: Path) -> int:
+    path.mkdir(mode=0o700, exist_ok=True)
+    return os.open(path, _DIRECTORY)
+
+
+def _load_identity(path: bytes, own: Path) -> Identity:
+    file = own / "server.json"
+    if not file.exists():
+        identity = Identity(FORMAT_VERSION, secrets.token_hex(16), secrets.token_urlsafe(24))
+        _write_private(file, msgspec.json.encode(identity))
+        return identity
+    try:
+        identity = msgspec.json.decode(file.read_bytes(), type=Identity)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise DestinationError(f"cannot read {display(os.fsencode(file))}: {error}") from error
+    if identity.format > FORMAT_VERSION:
+        raise FormatError(
+            f"{display(path)} was written by a newer twinfold (format {identity.format}); "
+            "update this server"
+        )
+    return identity
+
+
+def _write_private(file: Path, data: bytes) -> None:
+    fresh = file.with_suffix(".new")
+    fd = os.open(fresh, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)
+    try:
+        os.write(fd, data)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    os.replace(fresh, file)

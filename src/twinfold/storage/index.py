@@ -1,0 +1,364 @@
+"""The index in a SQL database: SQLite through SQLAlchemy Core.
+
+Statements are written in Core and compiled once; the hot ones then run on the driver's own
+cursor, which is several times faster than executing Core constructs one by one. One
+connection writes; readers have their own.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from sqlalchemy import (
+    Connection,
+    Engine,
+    Executable,
+    bindparam,
+    create_engine,
+    delete,
+    event,
+    func,
+    insert,
+    inspect,
+    select,
+    text,
+    update,
+)
+from sqlalchemy.exc import DatabaseError
+
+from twinfold.core.paths import join
+from twinfold.core.session import FolderSession
+from twinfold.errors import DestinationError, FormatError
+from twinfold.model import Chunk, Entry, Kind
+from twinfold.storage import tables
+from twinfold.storage.interface import (
+    ATTIC,
+    FIRST_FREE_NODE,
+    STAGING,
+    TREE,
+    Location,
+    Node,
+    Place,
+    Step,
+)
+from twinfold.storage.transaction import SqlTransaction, node_of
+
+HEAD_REVISION = "0001"
+_MOST_PLACES = 16
+_PREFIXES_A_QUERY = 256
+_ENTRIES_A_GROUP = 1_000
+
+_decode_steps = msgspec.msgpack.Decoder(list[Step]).decode
+
+
+def open_index(path: Path) -> SqlIndex:
+    """Open the index at ``path``, made or migrated where that is due.
+
+    Raises:
+        FormatError: a newer version of the program wrote it.
+        DestinationError: it is damaged.
+    """
+    engine = create_engine(f"sqlite:///{path}", connect_args={"check_same_thread": False})
+    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin_immediate)
+    try:
+        _migrate(engine, path)
+        return SqlIndex(engine)
+    except DatabaseError as error:
+        raise DestinationError(
+            f"the index {path} is damaged ({error.orig}); stop the server and move it away"
+        ) from error
+
+
+def _prepare_sqlite(connection: Any, _record: object) -> None:
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    for pragma in (
+        "journal_mode=WAL",
+        "synchronous=FULL",
+        "cache_size=-16000",
+        "temp_store=MEMORY",
+        "wal_autocheckpoint=4000",
+    ):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _begin_immediate(connection: Connection) -> None:
+    connection.exec_driver_sql("BEGIN")
+
+
+def _migrate(engine: Engine, path: Path) -> None:
+    with engine.begin() as connection:
+        found = None
+        if inspect(connection).has_table("alembic_version"):
+            found = connection.scalar(text("SELECT version_num FROM alembic_version"))
+        if found == HEAD_REVISION:
+            return
+        if found is not None and str(found) > HEAD_REVISION:
+            raise FormatError(
+                f"{path.parent.parent} was written by a newer twinfold (index format {found}); "
+                "update this server"
+            )
+        _run_migrations(connection)
+        _add_roots(connection)
+
+
+def _run_migrations(connection: Connection) -> None:
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+
+
+def _add_roots(connection: Connection) -> None:
+    if connection.scalar(select(func.count()).select_from(tables.nodes)):
+        return
+    blank: dict[str, Any] = {"kind": int(Kind.DIRECTORY), "mode": 0o755, "mtime_ns": 0, "size": 0}
+    blank |= {"content": b"", "target": b"", "inode": 0, "ctime_ns": 0, "parent": 0}
+    rows = [blank | {"id": root, "name": b"%d" % root} for root in (TREE, STAGING, ATTIC)]
+    connection.execute(insert(tables.nodes), rows)
+    connection.execute(insert(tables.counters), {"name": "node", "value": FIRST_FREE_NODE})
+
+
+class Statements:
+    """The hot statements as the driver takes them: SQL text with positional parameters."""
+
+    def __init__(self, engine: Engine) -> None:
+        nodes, places = tables.nodes, tables.places
+        self._engine = engine
+        self.child = self._compile(
+            select(nodes).where(
+                nodes.c.parent == bindparam("parent"), nodes.c.name == bindparam("name")
+            )
+        )
+        self.node = self._compile(select(nodes).where(nodes.c.id == bindparam("id")))
+        self.insert_node = self._compile(insert(nodes))
+        self.delete_node = self._compile(delete(nodes).where(nodes.c.id == bindparam("old")))
+        self.insert_place = self._compile(insert(places))
+        self.cut_places = self._compile(
+            delete(places).where(
+                places.c.node == bindparam("old"), places.c.position >= bindparam("first")
+            )
+        )
+        self.manifest = self._compile(
+            select(places.c.chunk, places.c.size)
+            .where(
+                places.c.node == bindparam("node"),
+                places.c.position >= bindparam("first"),
+                places.c.position < bindparam("end"),
+            )
+            .order_by(places.c.position)
+        )
+        self.set_identity = self._compile(
+            update(nodes)
+            .where(nodes.c.id == bindparam("old"))
+            .values(inode=bindparam("new_inode"), ctime_ns=bindparam("new_ctime_ns"))
+        )
+        self.places = self._compile(
+            select(places.c.node, places.c.start, places.c.size, places.c.chunk).where(
+                places.c.chunk_prefix == bindparam("prefix")
+            )
+        )
+        numbered: list[Any] = [bindparam(f"prefix_{number}") for number in range(_PREFIXES_A_QUERY)]
+        self.known = self._compile(
+            select(places.c.chunk).where(places.c.chunk_prefix.in_(numbered))
+        )
+        self.parent = self._compile(
+            select(nodes.c.parent, nodes.c.name).where(nodes.c.id == bindparam("id"))
+        )
+        self.find_content = self._compile(
+            select(nodes.c.id).where(
+                nodes.c.content == bindparam("content"), nodes.c.size > text("98304")
+            )
+        )
+
+    def _compile(self, statement: Executable) -> str:
+        compiled = statement.compile(dialect=self._engine.dialect)  # type: ignore[attr-defined]
+        return str(compiled)
+
+
+def chunk_prefix(chunk_id: bytes) -> int:
+    """Return the first 8 bytes of a chunk id as a signed little-endian integer."""
+    return int.from_bytes(chunk_id[:8], "little", signed=True)
+
+
+class SqlIndex:
+    """`twinfold.storage.interface.Index` over a SQL database."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._statements = Statements(engine)
+        self._writer = engine.connect()
+        self._reader = engine.raw_connection()
+        self._reader_lock = threading.Lock()
+        with engine.connect() as connection:
+            self._next_id = connection.scalar(select(tables.counters.c.value)) or FIRST_FREE_NODE
+            packed = connection.scalar(select(tables.sessions.c.session))
+        self._session = (
+            msgspec.msgpack.decode(packed, type=FolderSession) if packed else FolderSession()
+        )
+
+    @contextmanager
+    def transaction(self) -> Iterator[SqlTransaction]:
+        """Begin a durable change."""
+        with self._writer.begin():
+            cursor = self._cursor(self._writer)
+            work = SqlTransaction(self._writer, cursor, self._statements, self._next_id)
+            yield work
+            work.finish()
+        self._next_id = work.next_id
+        if work.session is not None:
+            self._session = work.session
+
+    @staticmethod
+    def _cursor(connection: Connection) -> Any:
+        driver = connection.connection.driver_connection
+        assert driver is not None
+        return driver.cursor()
+
+    def _read(self, sql: str, parameters: tuple[Any, ...], most: int = -1) -> list[Any]:
+        with self._reader_lock:
+            found = self._reader.cursor().execute(sql, parameters)
+            rows: list[Any] = found.fetchall() if most < 0 else found.fetchmany(most)
+            found.close()
+            return rows
+
+    def session(self) -> FolderSession:
+        """Return the folder's session as last committed."""
+        return self._session
+
+    def known_chunks(self, chunk_ids: Collection[bytes]) -> set[bytes]:
+        """Return those of the chunks that some file held when it was last looked at."""
+        wanted = sorted({chunk_prefix(chunk_id) for chunk_id in chunk_ids})
+        found: set[bytes] = set()
+        for start in range(0, len(wanted), _PREFIXES_A_QUERY):
+            group = wanted[start : start + _PREFIXES_A_QUERY]
+            group += group[-1:] * (_PREFIXES_A_QUERY - len(group))
+            found.update(row[0] for row in self._read(self._statements.known, tuple(group)))
+        return found.intersection(chunk_ids)
+
+    def places(self, chunk_id: bytes) -> list[Place]:
+        """Return places that may hold the chunk; its bytes must be verified there."""
+        rows = self._read(self._statements.places, (chunk_prefix(chunk_id),), _MOST_PLACES)
+        return [Place(row[0], row[1], row[2]) for row in rows if row[3] == chunk_id]
+
+    def location(self, node_id: int) -> Location | None:
+        """Return the directory and name of a node, if it is known."""
+        rows = self._read(self._statements.parent, (node_id,))
+        return Location(*rows[0]) if rows else None
+
+    def locate(self, node_id: int) -> tuple[int, list[bytes]] | None:
+        """Return (root, names from the root down) of a node, if it is known."""
+        names: list[bytes] = []
+        while node_id not in (TREE, STAGING, ATTIC):
+            location = self.location(node_id)
+            if location is None:
+                return None
+            node_id = location.directory
+            names.append(location.name)
+        return node_id, names[::-1]
+
+    def find_content(self, content: bytes) -> int | None:
+        """Return a file node with this content id, if one is known."""
+        rows = self._read(self._statements.find_content, (content,), 1)
+        return rows[0][0] if rows else None
+
+    def find_upload(self, name: bytes) -> Node | None:
+        """Return the staged node of an upload, if one is known."""
+        rows = self._read(self._statements.child, (STAGING, name))
+        return node_of(rows[0]) if rows else None
+
+    def manifest(self, node_id: int, position: int, count: int) -> list[Chunk]:
+        """Return a stretch of a file's manifest."""
+        rows = self._read(self._statements.manifest, (node_id, position, position + count))
+        return [Chunk(*row) for row in rows]
+
+    def intents(self) -> list[Step]:
+        """Return the steps not yet known to be durable, in order."""
+        statement = select(tables.intents).order_by(tables.intents.c.number)
+        with self._engine.connect() as connection:
+            rows = connection.execute(statement).all()
+        return [step for row in rows for step in _decode_steps(row.steps)]
+
+    def entries(self) -> Iterator[list[Entry]]:
+        """Yield the tree's entries in groups, parents before children, the root first."""
+        group: list[Entry] = []
+        with self._engine.connect() as connection:
+            for path, node in self._walk(connection):
+                group.append(
+                    Entry(
+                        path,
+                        node.kind,
+                        node.mode,
+                        node.mtime_ns,
+                        node.size,
+                        node.content,
+                        node.target,
+                    )
+                )
+                if len(group) == _ENTRIES_A_GROUP:
+                    yield group
+                    group = []
+        yield group
+
+    def _walk(self, connection: Connection) -> Iterator[tuple[bytes, Node]]:
+        nodes = tables.nodes
+        root = connection.execute(select(nodes).where(nodes.c.id == TREE)).one()
+        yield b"", node_of(root)
+        pending: list[tuple[int, bytes]] = [(TREE, b"")]
+        children = select(nodes).where(nodes.c.parent == bindparam("of")).order_by(nodes.c.name)
+        while pending:
+            parent, path = pending.pop()
+            below: list[tuple[int, bytes]] = []
+            for row in connection.execute(children, {"of": parent}):
+                node = node_of(row)
+                below_path = join(path, node.name)
+                yield below_path, node
+                if node.kind is Kind.DIRECTORY:
+                    below.append((node.id, below_path))
+            pending += reversed(below)
+
+    def count_entries(self) -> int:
+        """Return how many entries the tree has, without its root."""
+        nodes = tables.nodes
+        tree = select(nodes.c.id).where(nodes.c.parent == TREE).cte("tree", recursive=True)
+        tree = tree.union_all(select(nodes.c.id).where(nodes.c.parent == tree.c.id))
+        with self._engine.connect() as connection:
+            return connection.scalar(select(func.count()).select_from(tree)) or 0
+
+    def attic(self, removed_before_ns: int | None) -> list[tuple[int, bytes]]:
+        """Return (node, name) of what left the tree before then, oldest first."""
+        nodes, attic = tables.nodes, tables.attic
+        statement = (
+            select(nodes.c.id, nodes.c.name)
+            .join(attic, attic.c.node == nodes.c.id)
+            .order_by(attic.c.removed_ns)
+        )
+        if removed_before_ns is not None:
+            statement = statement.where(attic.c.removed_ns < removed_before_ns)
+        with self._engine.connect() as connection:
+            return [(row.id, row.name) for row in connection.execute(statement)]
+
+    def staged(self, extended_before_ns: int | None = None) -> list[tuple[int, bytes]]:
+        """Return (node, name) of the uploads in staging that were last extended before then."""
+        nodes = tables.nodes
+        statement = select(nodes.c.id, nodes.c.name).where(nodes.c.parent == STAGING)
+        if extended_before_ns is not None:
+            statement = statement.where(nodes.c.mtime_ns < extended_before_ns)
+        with self._engine.connect() as connection:
+            return [(row.id, row.name) for row in connection.execute(statement)]
+
+    def close(self) -> None:
+        """Let go of the index."""
+        self._writer.close()
+        self._reader.close()
+        self._engine.dispose()

@@ -1,0 +1,137 @@
+"""Staging: content is written once, into the very file that is renamed into place."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Sequence
+
+from twinfold.core.chunking import chunk_id
+from twinfold.model import Chunk
+from twinfold.system.durability import sync_file, sync_file_system
+
+assert sys.platform != "win32"
+
+_CREATE = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+_REOPEN = os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+_PRIVATE = 0o600
+_FEW_FILES = 8
+"""Up to so many files are synced one by one; more by one sync of the file system."""
+_ZEROS = bytes(96 * 1024)
+
+
+class FileBeingFilled:
+    """A staged file whose verified chunks come in any order; runs of zeros become holes."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._staged_bytes = os.fstat(fd).st_size
+
+    def truncate(self, size_bytes: int) -> None:
+        """Drop what lies beyond ``size_bytes``."""
+        if os.fstat(self._fd).st_size > size_bytes:
+            os.ftruncate(self._fd, size_bytes)
+        self._staged_bytes = min(self._staged_bytes, size_bytes)
+
+    def write(self, offset: int, data: bytes | memoryview) -> None:
+        """Put verified bytes at ``offset``."""
+        fresh = offset >= self._staged_bytes
+        if fresh and data[0] == 0 and data == _ZEROS[: len(data)]:
+            return
+        view = memoryview(data)
+        while view:
+            written = os.pwrite(self._fd, view, offset)
+            view = view[written:]
+            offset += written
+
+    def holds(self, offset: int, chunk: Chunk) -> bool:
+        """Tell whether the chunk lies at ``offset`` already, reading it now."""
+        data = os.pread(self._fd, chunk.size, offset)
+        return len(data) == chunk.size and chunk_id(data) == chunk.id
+
+    def close(self) -> None:
+        """Let go of the file."""
+        os.close(self._fd)
+
+
+class Staging:
+    """The folder of content on its way in."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def create_file(self, name: bytes, mode: int, mtime_ns: int, data: bytes | memoryview) -> int:
+        """Stage a whole small file; return its inode."""
+        fd = os.open(name, _CREATE, mode, dir_fd=self._fd)
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(fd, view) :]
+            os.utime(fd, ns=(mtime_ns, mtime_ns))
+            return os.fstat(fd).st_ino
+        finally:
+            os.close(fd)
+
+    def open_file(self, name: bytes) -> FileBeingFilled:
+        """Stage or reopen a file to be filled."""
+        return FileBeingFilled(os.open(name, _REOPEN, _PRIVATE, dir_fd=self._fd))
+
+    def finish_file(self, name: bytes, size_bytes: int, mode: int, mtime_ns: int) -> int:
+        """Give a filled file its size and attributes; return its inode."""
+        fd = os.open(name, _REOPEN, _PRIVATE, dir_fd=self._fd)
+        try:
+            if os.fstat(fd).st_size != size_bytes:
+                os.ftruncate(fd, size_bytes)
+            os.fchmod(fd, mode)
+            os.utime(fd, ns=(mtime_ns, mtime_ns))
+            return os.fstat(fd).st_ino
+        finally:
+            os.close(fd)
+
+    def create_directory(self, name: bytes) -> int:
+        """Stage an empty directory; return its inode."""
+        os.mkdir(name, 0o700, dir_fd=self._fd)
+        return os.stat(name, dir_fd=self._fd, follow_symlinks=False).st_ino
+
+    def create_symlink(self, name: bytes, target: bytes) -> int:
+        """Stage a symlink; return its inode."""
+        os.symlink(target, name, dir_fd=self._fd)
+        return os.stat(name, dir_fd=self._fd, follow_symlinks=False).st_ino
+
+    def discard(self, names: Iterable[bytes]) -> None:
+        """Drop staged objects that no commit has taken over."""
+        for name in names:
+            try:
+                os.unlink(name, dir_fd=self._fd)
+            except FileNotFoundError:
+                continue
+            except (IsADirectoryError, PermissionError):
+                os.rmdir(name, dir_fd=self._fd)
+
+    def names(self) -> list[bytes]:
+        """Return the names of all staged objects."""
+        return [os.fsencode(name) for name in os.listdir(self._fd)]
+
+    def flush(self, files: Sequence[bytes], others: int) -> bool:
+        """Make staged files (and so many ``others``) durable.
+
+        Returns:
+            True if with them all that was done before is durable, renames included.
+        """
+        if (len(files) > _FEW_FILES or others) and sync_file_system(self._fd):
+            return True
+        for name in files:
+            fd = os.open(name, _READ, dir_fd=self._fd)
+            try:
+                sync_file(fd)
+            finally:
+                os.close(fd)
+        sync_file(self._fd)
+        return False
+
+    def flush_all(self) -> None:
+        """Make all that was done before durable, renames included."""
+        if not sync_file_system(self._fd):
+            os.sync()
+            sync_file(self._fd)

@@ -1,0 +1,203 @@
+"""One durable change of the index: reads see its own writes, rows go out in bulk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from sqlalchemy import Connection, delete, insert, select, update
+
+from twinfold.core.session import FolderSession
+from twinfold.model import Chunk, Kind
+from twinfold.storage import tables
+from twinfold.storage.interface import Node, Step
+
+if TYPE_CHECKING:
+    from twinfold.storage.index import Statements
+
+_SESSION_FOLDER = "main"
+
+
+def node_of(row: Any) -> Node:
+    """Return the node in a row of all columns of the table of nodes."""
+    node_id, parent, name, kind, *rest = row
+    return Node(node_id, parent, name, Kind(kind), *rest)
+
+
+class SqlTransaction:
+    """`twinfold.storage.interface.IndexTransaction` over one SQL transaction.
+
+    Nodes are kept in memory until they are written together: deleted first and inserted
+    then, so that names may change hands among them in any order.
+    """
+
+    def __init__(
+        self, connection: Connection, cursor: Any, statements: Statements, next_id: int
+    ) -> None:
+        self._connection = connection
+        self._cursor = cursor
+        self._statements = statements
+        self.next_id = next_id
+        self.session: FolderSession | None = None
+        self._by_name: dict[tuple[int, bytes], Node | None] = {}
+        self._by_id: dict[int, Node] = {}
+        self._unsaved: dict[int, Node] = {}
+        self._stored: set[int] = set()
+        self._fresh: set[int] = set()
+        self._place_rows: list[tuple[Any, ...]] = []
+
+    def child(self, parent: int, name: bytes) -> Node | None:
+        """Return the node of that name, if there is one."""
+        key = (parent, name)
+        if key in self._by_name:
+            return self._by_name[key]
+        if parent in self._fresh:
+            return None
+        row = self._cursor.execute(self._statements.child, key).fetchone()
+        if row is None:
+            self._by_name[key] = None
+            return None
+        return self._remember(row)
+
+    def node(self, node_id: int) -> Node | None:
+        """Return the node with this id, if there is one."""
+        known = self._by_id.get(node_id)
+        if known is not None:
+            return known
+        row = self._cursor.execute(self._statements.node, (node_id,)).fetchone()
+        return self._remember(row) if row is not None else None
+
+    def _remember(self, row: Sequence[Any]) -> Node:
+        node = self._by_id.get(row[0])
+        if node is not None:
+            return node
+        node = node_of(row)
+        self._stored.add(node.id)
+        self._by_id[node.id] = node
+        self._by_name.setdefault((node.parent, node.name), node)
+        return node
+
+    def new_id(self) -> int:
+        """Return an id that no node has or had."""
+        self.next_id += 1
+        return self.next_id - 1
+
+    def save(self, node: Node, moved: bool) -> None:
+        """Insert or replace a node; ``moved`` if its parent or name differ from before."""
+        before = self._by_id.get(node.id)
+        if before is None:
+            if node.kind is Kind.DIRECTORY:
+                self._fresh.add(node.id)
+        elif moved and self._by_name.get((before.parent, before.name)) is before:
+            self._by_name[before.parent, before.name] = None
+        self._by_id[node.id] = node
+        self._by_name[node.parent, node.name] = node
+        self._unsaved[node.id] = node
+
+    def add_places(self, node_id: int, position: int, offset: int, chunks: Sequence[Chunk]) -> None:
+        """Record that ``chunks`` lie one after the other in the node's file from ``offset``."""
+        rows = self._place_rows
+        for chunk in chunks:
+            prefix = int.from_bytes(chunk.id[:8], "little", signed=True)
+            rows.append((node_id, position, offset, chunk.size, chunk.id, prefix))
+            position += 1
+            offset += chunk.size
+
+    def cut_places(self, node_id: int, position: int) -> None:
+        """Forget the node's chunk places from this number of its manifest on."""
+        self._write_places()
+        self._cursor.execute(self._statements.cut_places, (node_id, position))
+
+    def manifest(self, node_id: int, position: int, count: int) -> list[Chunk]:
+        """Return a stretch of the node's manifest."""
+        self._write_places()
+        rows = self._cursor.execute(
+            self._statements.manifest, (node_id, position, position + count)
+        )
+        return [Chunk(*row) for row in rows.fetchall()]
+
+    def add_to_attic(self, node_id: int, path: bytes, removed_ns: int) -> None:
+        """Record what a node of the attic was called, and when it left the tree."""
+        row = {"node": node_id, "path": path, "removed_ns": removed_ns}
+        self._connection.execute(insert(tables.attic), row)
+
+    def add_intents(self, steps: Sequence[Step]) -> None:
+        """Record steps that will happen from this commit on."""
+        self._connection.execute(insert(tables.intents), {"steps": msgspec.msgpack.encode(steps)})
+
+    def clear_intents(self) -> None:
+        """Forget the intents recorded so far: they are done and durable on the disk."""
+        self._connection.execute(delete(tables.intents))
+
+    def set_identities(self, identities: Iterable[tuple[int, int, int]]) -> None:
+        """Record (node, inode, ctime_ns) as found after steps."""
+        rows = [(inode, ctime_ns, node) for node, inode, ctime_ns in identities]
+        if rows:
+            self._cursor.executemany(self._statements.set_identity, rows)
+
+    def forget(self, node_id: int) -> None:
+        """Forget a node, all below it, and their chunk places and attic records."""
+        self._write_places()
+        self._write_nodes()
+        nodes = tables.nodes
+        below = select(nodes.c.id).where(nodes.c.id == node_id).cte("below", recursive=True)
+        below = below.union_all(select(nodes.c.id).where(nodes.c.parent == below.c.id))
+        ids = [row[0] for row in self._connection.execute(select(below.c.id))]
+        one = [(node,) for node in ids]
+        self._cursor.executemany(self._statements.cut_places, [(node, 0) for node in ids])
+        self._cursor.executemany(self._statements.delete_node, one)
+        self._connection.execute(delete(tables.attic).where(tables.attic.c.node == node_id))
+        for node in ids:
+            known = self._by_id.pop(node, None)
+            if known is not None:
+                self._by_name[known.parent, known.name] = None
+
+    def save_session(self, session: FolderSession) -> None:
+        """Record the folder's session: epoch, revision, last batch."""
+        self.session = session
+        row = {"folder": _SESSION_FOLDER, "session": msgspec.msgpack.encode(session)}
+        same = tables.sessions.c.folder == _SESSION_FOLDER
+        changed = self._connection.execute(update(tables.sessions).where(same).values(**row))
+        if not changed.rowcount:
+            self._connection.execute(insert(tables.sessions), row)
+
+    def finish(self) -> None:
+        """Write out what is still held in memory."""
+        self._write_places()
+        self._write_nodes()
+        self._connection.execute(
+            update(tables.counters)
+            .where(tables.counters.c.name == "node")
+            .values(value=self.next_id)
+        )
+
+    def _write_places(self) -> None:
+        if self._place_rows:
+            self._cursor.executemany(self._statements.insert_place, self._place_rows)
+            self._place_rows = []
+
+    def _write_nodes(self) -> None:
+        old = [(node,) for node in self._unsaved if node in self._stored]
+        if old:
+            self._cursor.executemany(self._statements.delete_node, old)
+        rows = [
+            (
+                node.id,
+                node.parent,
+                node.name,
+                int(node.kind),
+                node.mode,
+                node.mtime_ns,
+                node.size,
+                node.content,
+                node.target,
+                node.inode,
+                node.ctime_ns,
+            )
+            for node in self._unsaved.values()
+        ]
+        if rows:
+            self._cursor.executemany(self._statements.insert_node, rows)
+        self._stored.update(self._unsaved)
+        self._unsaved = {}

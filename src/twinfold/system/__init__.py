@@ -1,0 +1,1 @@
+"""The operating-system calls that differ between platforms."""
