@@ -21,6 +21,7 @@ from twinfold.protocol import Batch, BatchAnswer, OpenSession
 from twinfold.server.commit import Committer
 from twinfold.server.events import Committed, Listener, SessionOpened
 from twinfold.server.stage import StagedBatch, Stager, UnknownBaseError
+from twinfold.server.survey import Survey
 from twinfold.server.validate import check_changes
 from twinfold.storage.interface import Index
 
@@ -76,18 +77,20 @@ class Receiver:
         self._commit_thread = ThreadPoolExecutor(1, "commit")
         self._pending: dict[int, PendingBatch] = {}
         self._changed = asyncio.Condition()
-        self._session_lock = asyncio.Lock()
+        self._begin_lock = asyncio.Lock()
         self._active_requests = 0
         self._tasks: list[asyncio.Task[None]] = []
 
-    async def start(self) -> None:
-        """Finish what a crash left undone, and begin to commit.
+    async def start(self, survey: Survey) -> None:
+        """Finish what a crash left undone, learn what is not known, and begin to commit.
 
         Raises:
             OSError: the disk does not let us.
         """
         await self.in_commit_thread(self._committer.recover)
         await self.in_commit_thread(self._committer.discard_leftovers)
+        if not self._index.is_surveyed:
+            await self.in_commit_thread(survey.run)
         self._tasks = [asyncio.create_task(self._commit_forever())]
 
     async def stop(self) -> None:
@@ -95,7 +98,8 @@ class Receiver:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._drop_pending(DestinationError("the server is stopping"))
+        async with self._begin_lock:
+            await self._drop_pending(DestinationError("the server is stopping"))
         with contextlib.suppress(OSError):
             await self.in_commit_thread(self._committer.settle)
         self._stage_thread.shutdown()
@@ -114,7 +118,7 @@ class Receiver:
         Raises:
             RefusedError: another client is.
         """
-        async with self._session_lock:
+        async with self._begin_lock:
             before = self._index.session()
             session = rules.open_session(
                 before,
@@ -147,7 +151,7 @@ class Receiver:
             return BatchAnswer(revision=session.revision - session.committed + number)
         self._active_requests += 1
         try:
-            return await self._receive(number, frames)
+            return await self._receive(epoch, number, frames)
         except UnknownBaseError as error:
             return BatchAnswer(unknown_bases=error.bases)
         finally:
@@ -160,43 +164,48 @@ class Receiver:
             raise OutOfOrderError(f"batch {number} is out of order")
         return session
 
-    async def _receive(self, number: int, frames: Frames) -> BatchAnswer:
+    async def _receive(self, epoch: int, number: int, frames: Frames) -> BatchAnswer:
         async for frame in frames:
             if isinstance(frame, Batch):
-                await self._begin(number, frame.changes)
+                await self._begin(epoch, number, frame.changes)
             else:
-                await self._store(number, frame)
-        pending = self._known(number)
+                await self._store(self._known(epoch, number), frame)
+        pending = self._known(epoch, number)
         if not pending.is_complete:
             missing = await self._complete(pending)
             if missing:
                 return BatchAnswer(missing=missing)
         return BatchAnswer(revision=await asyncio.shield(pending.revision))
 
-    def _known(self, number: int) -> PendingBatch:
+    def _known(self, epoch: int, number: int) -> PendingBatch:
+        rules.check_epoch(self._index.session(), epoch)
         pending = self._pending.get(number)
         if pending is None:
             raise OutOfOrderError(f"batch {number} is not known here; send its header")
         return pending
 
-    async def _begin(self, number: int, changes: list[Change]) -> None:
+    async def _begin(self, epoch: int, number: int, changes: list[Change]) -> None:
+        """Take up a header when its turn comes; a repeated one changes nothing."""
         check_changes(changes)
-        there = self._pending.get(number)
-        if there is not None:
-            if there.changes == changes:
-                return
-            raise OutOfOrderError(f"batch {number} was announced with other changes")
         await self._wait_until(lambda: self._next_number() >= number)
-        promised = frozenset[bytes]().union(*(b.staged.chunks for b in self._pending.values()))
-        staged = await self._in_stage_thread(lambda: self._stager.begin(number, changes, promised))
-        self._pending[number] = PendingBatch(staged, changes)
+        async with self._begin_lock:
+            session = self._check(epoch, number)
+            there = self._pending.get(number)
+            if there is not None and there.changes != changes:
+                raise OutOfOrderError(f"batch {number} was announced with other changes")
+            if there is not None or rules.is_committed(session, number):
+                return
+            promised = frozenset[bytes]().union(*(b.staged.chunks for b in self._pending.values()))
+            staged = await self._in_stage_thread(
+                lambda: self._stager.begin(number, changes, promised)
+            )
+            self._pending[number] = PendingBatch(staged, changes)
         await self._announce()
 
     def _next_number(self) -> int:
         return max(self._pending, default=self._index.session().committed) + 1
 
-    async def _store(self, number: int, frame: ChunkFrame) -> None:
-        pending = self._known(number)
+    async def _store(self, pending: PendingBatch, frame: ChunkFrame) -> None:
         if not pending.is_complete:
             await self._in_stage_thread(
                 lambda: self._stager.store(pending.staged, frame.chunks, frame.payload)
@@ -276,7 +285,8 @@ class Receiver:
             if len(group) > 1 and isinstance(error, ProtocolError):
                 await self._commit(group[:1])
                 return
-            await self._drop_pending(error)
+            async with self._begin_lock:
+                await self._drop_pending(error)
             return
         for index, pending in enumerate(group, 1):
             del self._pending[pending.staged.number]
@@ -286,7 +296,10 @@ class Receiver:
         await self._announce()
 
     async def _drop_pending(self, error: Exception) -> None:
-        """Give up all batches that are not committed; the client sends them again."""
+        """Give up all batches that are not committed; the client sends them again.
+
+        Called with the lock on beginnings held, so that none is half begun meanwhile.
+        """
         batches, self._pending = self._pending, {}
         for pending in batches.values():
             if not pending.revision.done():

@@ -13,6 +13,7 @@ from twinfold.errors import DestinationError
 from twinfold.server.collect import Collector
 from twinfold.server.receive import Receiver
 from twinfold.server.routes import Routes
+from twinfold.server.survey import Survey
 
 _STOP_WITHIN_S = 3.0
 
@@ -22,6 +23,7 @@ async def serve(
     routes: Routes,
     receiver: Receiver,
     collector: Collector,
+    survey: Survey,
     address: ServerAddress,
     tls: ssl.SSLContext | None,
     announce: Callable[[ServerAddress], None],
@@ -36,7 +38,7 @@ async def serve(
     runner = web.AppRunner(routes.application(), shutdown_timeout=_STOP_WITHIN_S)
     await runner.setup()
     site = web.TCPSite(runner, address.host, address.port, ssl_context=tls)
-    await receiver.start()
+    await receiver.start(survey)
     collecting = asyncio.create_task(collector.run_forever())
     try:
         await _listen(site, address)

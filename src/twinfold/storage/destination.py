@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import secrets
 import sys
+import time
 from pathlib import Path
 
 import msgspec
@@ -20,7 +21,7 @@ import msgspec
 from twinfold.core.paths import display
 from twinfold.errors import DestinationError, FormatError
 from twinfold.model import RESERVED_ROOT_NAME
-from twinfold.storage.index import SqlIndex, open_index
+from twinfold.storage.index import DamagedIndexError, SqlIndex, open_index
 from twinfold.storage.staging import Staging
 from twinfold.storage.tree import Tree
 from twinfold.system.locks import FolderLock
@@ -55,7 +56,7 @@ class Destination:
         ]
         self.staging = Staging(self._fds[1])
         self.tree = Tree(*self._fds)
-        self.index: SqlIndex = open_index(own / "index.sqlite")
+        self.index: SqlIndex = _open_or_replace_index(own)
 
     def close(self) -> None:
         """Let go of the folder."""
@@ -97,6 +98,19 @@ def open_destination(path: bytes, *, adopt: bool) -> Destination:
     except BaseException:
         lock.release()
         raise
+
+
+def _open_or_replace_index(own: Path) -> SqlIndex:
+    """Open the index; set a damaged one aside, for a new one can be made from the files."""
+    try:
+        return open_index(own / "index.sqlite")
+    except DamagedIndexError:
+        aside = f"damaged-{time.time_ns()}"
+        for ending in ("", "-wal", "-shm"):
+            file = own / f"index.sqlite{ending}"
+            if file.exists():
+                file.rename(own / f"{aside}.sqlite{ending}")
+        return open_index(own / "index.sqlite")
 
 
 def _open_own(path: Path) -> int:

@@ -8,6 +8,7 @@ connection writes; readers have their own.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,10 +51,17 @@ from twinfold.storage.transaction import SqlTransaction, node_of
 
 HEAD_REVISION = "0001"
 _MOST_PLACES = 16
+_REVISION_BITS = 20
+"""A new index counts on from the time it was made at, so that no epoch and no revision of
+an index that was lost comes again."""
 _PREFIXES_A_QUERY = 256
 _ENTRIES_A_GROUP = 1_000
 
 _decode_steps = msgspec.msgpack.Decoder(list[Step]).decode
+
+
+class DamagedIndexError(DestinationError):
+    """The index cannot be read; it can be made anew from the files."""
 
 
 def open_index(path: Path) -> SqlIndex:
@@ -61,7 +69,7 @@ def open_index(path: Path) -> SqlIndex:
 
     Raises:
         FormatError: a newer version of the program wrote it.
-        DestinationError: it is damaged.
+        DamagedIndexError: it is damaged.
     """
     engine = create_engine(f"sqlite:///{path}", connect_args={"check_same_thread": False})
     event.listen(engine, "connect", _prepare_sqlite)
@@ -70,9 +78,8 @@ def open_index(path: Path) -> SqlIndex:
         _migrate(engine, path)
         return SqlIndex(engine)
     except DatabaseError as error:
-        raise DestinationError(
-            f"the index {path} is damaged ({error.orig}); stop the server and move it away"
-        ) from error
+        engine.dispose()
+        raise DamagedIndexError(f"the index {path} is damaged: {error.orig}") from error
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:
@@ -127,6 +134,10 @@ def _add_roots(connection: Connection) -> None:
     rows = [blank | {"id": root, "name": b"%d" % root} for root in (TREE, STAGING, ATTIC)]
     connection.execute(insert(tables.nodes), rows)
     connection.execute(insert(tables.counters), {"name": "node", "value": FIRST_FREE_NODE})
+    began = int(time.time())
+    session = FolderSession(epoch=began, revision=began << _REVISION_BITS)
+    row = {"folder": "main", "session": msgspec.msgpack.encode(session)}
+    connection.execute(insert(tables.sessions), row)
 
 
 class Statements:
@@ -231,6 +242,11 @@ class SqlIndex:
             rows: list[Any] = found.fetchall() if most < 0 else found.fetchmany(most)
             found.close()
             return rows
+
+    @property
+    def is_surveyed(self) -> bool:
+        """Tell whether the index was ever brought in line with the files."""
+        return bool(self._read(self._statements.node, (TREE,))[0][9])
 
     def session(self) -> FolderSession:
         """Return the folder's session as last committed."""

@@ -119,6 +119,26 @@ class Performed(msgspec.Struct, frozen=True):
     found: list[Found]
 
 
+class Looked(msgspec.Struct, frozen=True):
+    """What physically stands under a name; ``kind`` is None for what is never synchronised."""
+
+    name: bytes
+    kind: Kind | None
+    mode: int
+    mtime_ns: int
+    size: int
+    target: bytes
+    inode: int
+    ctime_ns: int
+
+
+class DirectoryListing(msgspec.Struct, frozen=True):
+    """A directory itself, and what stands in it, by name."""
+
+    itself: Looked
+    children: list[Looked]
+
+
 class IndexTransaction(Protocol):
     """All changes of one commit; durable when the context ends without an error.
 
@@ -173,6 +193,10 @@ class Index(Protocol):
 
     def transaction(self) -> AbstractContextManager[IndexTransaction]:
         """Begin a durable change."""
+
+    @property
+    def is_surveyed(self) -> bool:
+        """Tell whether the index was ever brought in line with the files."""
 
     def session(self) -> FolderSession:
         """Return the folder's session as last committed."""
@@ -289,6 +313,23 @@ class Forest(Protocol):
 
         Raises:
             OSError: it is not there, or cannot be read.
+        """
+
+    def look(self, root: int, names: Sequence[bytes]) -> DirectoryListing:
+        """Return what physically stands in a directory; ``.twinfold`` is left out.
+
+        Raises:
+            OSError: it is not there, or cannot be read.
+        """
+
+    def rename_in_attic(self, name: bytes, new_name: bytes) -> None:
+        """Give an object of the attic another name."""
+
+    def set_aside(self, names: Sequence[bytes]) -> bytes:
+        """Take an object that cannot be synchronised from the tree to the attic.
+
+        Returns:
+            Its name there.
         """
 
     def perform(

@@ -43,7 +43,8 @@ class SqlTransaction:
         self._by_name: dict[tuple[int, bytes], Node | None] = {}
         self._by_id: dict[int, Node] = {}
         self._unsaved: dict[int, Node] = {}
-        self._stored: set[int] = set()
+        self._first_new_id = next_id
+        self._written: set[int] = set()
         self._fresh: set[int] = set()
         self._place_rows: list[tuple[Any, ...]] = []
 
@@ -73,7 +74,6 @@ class SqlTransaction:
         if node is not None:
             return node
         node = node_of(row)
-        self._stored.add(node.id)
         self._by_id[node.id] = node
         self._by_name.setdefault((node.parent, node.name), node)
         return node
@@ -178,7 +178,11 @@ class SqlTransaction:
             self._place_rows = []
 
     def _write_nodes(self) -> None:
-        old = [(node,) for node in self._unsaved if node in self._stored]
+        old = [
+            (node,)
+            for node in self._unsaved
+            if node < self._first_new_id or node in self._written
+        ]
         if old:
             self._cursor.executemany(self._statements.delete_node, old)
         rows = [
@@ -199,5 +203,5 @@ class SqlTransaction:
         ]
         if rows:
             self._cursor.executemany(self._statements.insert_node, rows)
-        self._stored.update(self._unsaved)
+        self._written.update(self._unsaved)
         self._unsaved = {}

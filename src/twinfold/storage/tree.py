@@ -12,19 +12,22 @@ import os
 import stat
 import sys
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 from twinfold.core.paths import display
 from twinfold.errors import DestinationError
-from twinfold.model import Kind
+from twinfold.model import PERMISSION_BITS, RESERVED_ROOT_NAME, Kind
 from twinfold.storage.attic import purge
 from twinfold.storage.interface import (
     ATTIC,
     STAGING,
     TREE,
     Attributes,
+    DirectoryListing,
     Found,
     Location,
+    Looked,
     Performed,
     Rename,
     SetAside,
@@ -152,25 +155,63 @@ class Tree:
     def __init__(self, tree_fd: int, staging_fd: int, attic_fd: int) -> None:
         self._roots = {TREE: tree_fd, STAGING: staging_fd, ATTIC: attic_fd}
 
+    @contextmanager
+    def _directory(self, root: int, names: Sequence[bytes]) -> Iterator[int]:
+        """Open a directory component by component, for as long as the block lasts."""
+        fd = os.dup(self._roots[root])
+        try:
+            for name in names:
+                below = os.open(name, _DIRECTORY, dir_fd=fd)
+                os.close(fd)
+                fd = below
+            yield fd
+        finally:
+            os.close(fd)
+
     def open_source(self, root: int, names: Sequence[bytes]) -> Source:
         """Open the regular file at the end of ``names`` for reading.
 
         Raises:
             OSError: it is not there, or cannot be read.
         """
-        directory = os.dup(self._roots[root])
-        try:
-            for name in names[:-1]:
-                below = os.open(name, _DIRECTORY, dir_fd=directory)
-                os.close(directory)
-                directory = below
+        with self._directory(root, names[:-1]) as directory:
             fd = os.open(names[-1], _FILE, dir_fd=directory)
-        finally:
-            os.close(directory)
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             os.close(fd)
             raise FileNotFoundError(errno.ENOENT, "not a regular file")
         return Source(fd)
+
+    def look(self, root: int, names: Sequence[bytes]) -> DirectoryListing:
+        """Return what physically stands in a directory; ``.twinfold`` is left out.
+
+        Raises:
+            OSError: it is not there, or cannot be read.
+        """
+        with self._directory(root, names) as fd:
+            itself = _looked(names[-1] if names else b"", os.fstat(fd), b"")
+            found = sorted(os.fsencode(name) for name in os.listdir(fd))
+            children = []
+            for name in found:
+                if root == TREE and not names and name == RESERVED_ROOT_NAME:
+                    continue
+                status = os.stat(name, dir_fd=fd, follow_symlinks=False)
+                is_link = stat.S_ISLNK(status.st_mode)
+                target = os.readlink(name, dir_fd=fd) if is_link else b""
+                children.append(_looked(name, status, target))
+        return DirectoryListing(itself, children)
+
+    def rename_in_attic(self, name: bytes, new_name: bytes) -> None:
+        """Give an object of the attic another name."""
+        rename_new(name, new_name, self._roots[ATTIC], self._roots[ATTIC])
+
+    def set_aside(self, names: Sequence[bytes]) -> bytes:
+        """Take an object that cannot be synchronised from the tree to the attic.
+
+        Returns:
+            Its name there.
+        """
+        with self._directory(TREE, names[:-1]) as fd:
+            return _set_aside(fd, names[-1], self._roots[ATTIC])
 
     def purge(self, name: bytes) -> None:
         """Delete an object of the attic with all below it, if it is there."""
@@ -262,9 +303,7 @@ class _Performance:
 
     def _make_way(self, location: Location, directory: int) -> None:
         """Take what nobody told us of to the attic."""
-        status = os.stat(location.name, dir_fd=directory, follow_symlinks=False)
-        name = b"found-%d-%d" % (status.st_ino, status.st_ctime_ns)
-        rename_new(location.name, name, directory, self._roots[ATTIC])
+        name = _set_aside(directory, location.name, self._roots[ATTIC])
         self._found.append(Found(name, location))
 
     def _target(self, node: int) -> int:
@@ -342,3 +381,26 @@ def _inode(directory: int, name: bytes) -> int | None:
         return os.stat(name, dir_fd=directory, follow_symlinks=False).st_ino
     except FileNotFoundError:
         return None
+
+
+def _set_aside(directory: int, name: bytes, attic: int) -> bytes:
+    status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+    kept_as = b"found-%d-%d" % (status.st_ino, status.st_ctime_ns)
+    rename_new(name, kept_as, directory, attic)
+    return kept_as
+
+
+_KINDS = {stat.S_IFREG: Kind.FILE, stat.S_IFDIR: Kind.DIRECTORY, stat.S_IFLNK: Kind.SYMLINK}
+
+
+def _looked(name: bytes, status: os.stat_result, target: bytes) -> Looked:
+    return Looked(
+        name,
+        _KINDS.get(stat.S_IFMT(status.st_mode)),
+        status.st_mode & PERMISSION_BITS,
+        status.st_mtime_ns,
+        status.st_size,
+        target,
+        status.st_ino,
+        status.st_ctime_ns,
+    )

@@ -1,0 +1,165 @@
+"""Learning what a destination holds from its files: a new index, or one that was lost.
+
+Every file is read and cut into chunks, so that nothing it holds is sent again. The attic
+is surveyed as well: it is kept, and its content can be used.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from twinfold.core.chunking import Chunker, chunk_id
+from twinfold.core.manifest import ContentHasher
+from twinfold.core.paths import display
+from twinfold.model import Chunk, Kind
+from twinfold.server.events import Listener, Message
+from twinfold.storage.interface import (
+    ATTIC,
+    STAGING,
+    TREE,
+    DirectoryListing,
+    Forest,
+    Index,
+    IndexTransaction,
+    Looked,
+    Node,
+    Source,
+)
+
+_READ_BYTES = 1 << 20
+_TELL_EVERY_FILES = 10_000
+_UNKNOWN = b"\0" * 32
+"""Content id of a file that would not hold still or could not be read: equal to none."""
+
+
+class Survey:
+    """Fills an index from the forest; nothing else uses either meanwhile."""
+
+    def __init__(self, index: Index, forest: Forest, now_ns: int, listener: Listener) -> None:
+        self._index = index
+        self._forest = forest
+        self._now_ns = now_ns
+        self._listener = listener
+        self._files = 0
+
+    def run(self) -> None:
+        """Survey all; after a crash in the middle it begins anew.
+
+        Raises:
+            OSError: the forest cannot be read.
+        """
+        self._forget_what_a_crash_left()
+        self._survey(ATTIC, self._begin_attic())
+        top = self._forest.look(TREE, [])
+        self._survey(TREE, [(TREE, [], top)])
+        with self._index.transaction() as work:
+            work.save(_node(TREE, 0, top.itself, b""), moved=False)
+        if self._files:
+            self._listener(Message(f"indexed {self._files:,} files that were there already"))
+
+    def _forget_what_a_crash_left(self) -> None:
+        with self._index.transaction() as work:
+            roots = [work.node(root) for root in (TREE, STAGING, ATTIC)]
+            for root in roots:
+                if root is not None:
+                    work.forget(root.id)
+        with self._index.transaction() as work:
+            for root in roots:
+                if root is not None:
+                    work.save(root, moved=True)
+
+    def _begin_attic(self) -> list[tuple[int, list[bytes], DirectoryListing]]:
+        """Give what the attic holds names that no later entry can get."""
+        for child in self._forest.look(ATTIC, []).children:
+            if not child.name.startswith(b"kept-"):
+                self._forest.rename_in_attic(child.name, b"kept-%d-" % self._now_ns + child.name)
+        return [(ATTIC, [], self._forest.look(ATTIC, []))]
+
+    def _survey(self, root: int, pending: list[tuple[int, list[bytes], DirectoryListing]]) -> None:
+        directories: list[tuple[int, list[bytes]]] = []
+        while pending or directories:
+            if pending:
+                parent, names, listing = pending.pop()
+            else:
+                parent, names = directories.pop()
+                listing = self._forest.look(root, names)
+            with self._index.transaction() as work:
+                for child in listing.children:
+                    node_id = self._add(work, root, parent, [*names, child.name], child)
+                    if child.kind is Kind.DIRECTORY:
+                        directories.append((node_id, [*names, child.name]))
+
+    def _add(
+        self,
+        work: IndexTransaction,
+        root: int,
+        parent: int,
+        names: list[bytes],
+        child: Looked,
+    ) -> int:
+        node_id = work.new_id()
+        path = b"/".join(names)
+        if child.kind is None and root == TREE:
+            child = msgspec.structs.replace(child, name=self._forest.set_aside(names))
+            parent, root = ATTIC, ATTIC
+            self._listener(Message(f"{display(path)} is of no kind that is kept: set aside"))
+        content = b""
+        if child.kind is Kind.FILE:
+            content, child = self._read(work, node_id, root, names, child)
+        work.save(_node(node_id, parent, child, content), moved=True)
+        if parent == ATTIC:
+            work.add_to_attic(node_id, path, self._now_ns)
+        return node_id
+
+    def _read(
+        self, work: IndexTransaction, node_id: int, root: int, names: list[bytes], child: Looked
+    ) -> tuple[bytes, Looked]:
+        self._files += 1
+        if self._files % _TELL_EVERY_FILES == 0:
+            self._listener(Message(f"indexing: {self._files:,} files so far"))
+        try:
+            source = self._forest.open_source(root, names)
+        except OSError as error:
+            self._listener(Message(f"{display(b'/'.join(names))} cannot be read: {error.strerror}"))
+            return _UNKNOWN, child
+        try:
+            size, content = _index_content(work, node_id, source)
+        finally:
+            source.close()
+        if size != child.size:
+            return _UNKNOWN, msgspec.structs.replace(child, size=size)
+        return content, child
+
+
+def _index_content(work: IndexTransaction, node_id: int, source: Source) -> tuple[int, bytes]:
+    """Record where the chunks of an open file lie; return (size, content id)."""
+    chunker, hasher = Chunker(), ContentHasher()
+    offset = written = position = 0
+    while True:
+        data = source.read(offset, _READ_BYTES)
+        offset += len(data)
+        pieces = chunker.feed(data) if data else chunker.finish()
+        chunks = [Chunk(chunk_id(piece), len(piece)) for piece in pieces]
+        work.add_places(node_id, position, written, chunks)
+        hasher.add(chunks)
+        position += len(chunks)
+        written += sum(chunk.size for chunk in chunks)
+        if not data:
+            return written, hasher.content_id()
+
+
+def _node(node_id: int, parent: int, looked: Looked, content: bytes) -> Node:
+    kind = looked.kind or Kind.FILE
+    return Node(
+        node_id,
+        parent,
+        looked.name or b"%d" % node_id,
+        kind,
+        looked.mode,
+        looked.mtime_ns,
+        looked.size if kind is Kind.FILE else len(looked.target),
+        content,
+        looked.target,
+        looked.inode,
+        looked.ctime_ns,
+    )

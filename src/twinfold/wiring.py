@@ -1,0 +1,186 @@
+"""The only place that names concrete parts and puts them together."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import signal
+import ssl
+import sys
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from twinfold.client.events import Listener as ClientListener
+from twinfold.client.events import Status
+from twinfold.config import ClientSettings, ServerAddress, ServerSettings, is_loopback
+from twinfold.core.retention import SteadyClock
+from twinfold.errors import UsageError
+from twinfold.server.events import Listener as ServerListener
+from twinfold.server.events import Listening
+
+if TYPE_CHECKING:
+    import ssl
+
+EXIT_INTERRUPTED = 130
+
+
+def run_server(
+    settings: ServerSettings, announce: Callable[[Listening], None], listener: ServerListener
+) -> int:
+    """Serve a destination until told to stop; return the exit code.
+
+    Raises:
+        TwinfoldError: it cannot be served.
+    """
+    if sys.platform == "win32":
+        raise UsageError("the server does not run on Windows yet; run it on Linux or macOS")
+    return _run(lambda stop: _serve(settings, announce, listener, stop))
+
+
+def run_client(settings: ClientSettings, listener: ClientListener) -> int:
+    """Keep a server's folder equal to a source; return the exit code.
+
+    Raises:
+        TwinfoldError: it cannot be done.
+    """
+    from twinfold.client.run import run_client as run
+
+    _raise_descriptor_limit()
+    return _run(lambda stop: run(settings, listener, stop))
+
+
+def dry_run(settings: ClientSettings, listener: ClientListener) -> int:
+    """Tell what a client that runs once would do; return the exit code.
+
+    Raises:
+        TwinfoldError: it cannot be found out.
+    """
+    from twinfold.client.run import dry_run as run
+
+    return _run(lambda _stop: run(settings, listener))
+
+
+def status(state_dir: Path, source: bytes | None) -> list[Status]:
+    """Return what the running clients of this user do now, or the one of ``source``."""
+    from twinfold.client.control import list_clients
+
+    found = asyncio.run(list_clients(state_dir))
+    if source is None:
+        return found
+    return [client for client in found if os.fsencode(client.source) == source]
+
+
+def wait(state_dir: Path, source: bytes, timeout_s: float | None) -> Status:
+    """Return when all that changed in ``source`` before is durable, or the time is up.
+
+    Raises:
+        TwinfoldError: no client is running for it.
+    """
+    from twinfold.client.control import ask_wait
+
+    return asyncio.run(ask_wait(state_dir, source, timeout_s))
+
+
+def _run(main: Callable[[asyncio.Event], Awaitable[int]]) -> int:
+    """Run until done, or until SIGTERM (0) or Ctrl-C (130) asks to stop."""
+    interrupted: list[int] = []
+
+    async def run() -> int:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def ask_to_stop(number: int) -> None:
+            interrupted.append(number)
+            stop.set()
+
+        if sys.platform != "win32":
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.add_signal_handler(number, ask_to_stop, number)
+        return await main(stop)
+
+    try:
+        code = asyncio.run(run())
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    return EXIT_INTERRUPTED if signal.SIGINT in interrupted else code
+
+
+if sys.platform != "win32":
+
+    async def _serve(
+        settings: ServerSettings,
+        announce: Callable[[Listening], None],
+        listener: ServerListener,
+        stop: asyncio.Event,
+    ) -> int:
+        from twinfold.server.collect import Collector
+        from twinfold.server.commit import Committer
+        from twinfold.server.receive import Receiver
+        from twinfold.server.routes import Routes
+        from twinfold.server.serve import serve
+        from twinfold.server.stage import Stager
+        from twinfold.server.survey import Survey
+        from twinfold.storage.destination import open_destination
+
+        os.umask(0)
+        _raise_descriptor_limit()
+        destination = open_destination(settings.destination, adopt=settings.adopt)
+        try:
+            token = settings.token or destination.identity.token
+            server_id = bytes.fromhex(destination.identity.id)
+            address, tls = _listen_address(settings, destination.own_folder, token)
+            clock = SteadyClock(time.time_ns(), time.monotonic_ns())
+
+            def now_ns() -> int:
+                return clock.at(time.monotonic_ns())
+
+            index, staging, tree = destination.index, destination.staging, destination.tree
+            lock = threading.Lock()
+            committer = Committer(index, staging, tree, lock, now_ns)
+            stager = Stager(index, staging, tree, lock, secrets.token_hex(4))
+            receiver = Receiver(index, stager, committer, listener)
+            await serve(
+                routes=Routes(receiver, index, server_id, token),
+                receiver=receiver,
+                collector=Collector(index, committer, receiver, settings.keep_s, now_ns, listener),
+                survey=Survey(index, tree, now_ns(), listener),
+                address=address,
+                tls=tls,
+                announce=lambda bound: announce(Listening(bound, destination.path, server_id)),
+                stop=stop,
+            )
+        finally:
+            destination.close()
+        return 0
+
+
+def _raise_descriptor_limit() -> None:
+    """Allow ourselves as many descriptors as we may: deep trees take one a level."""
+    if sys.platform != "win32":
+        import resource
+
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def _listen_address(
+    settings: ServerSettings, own_folder: Path, token: str
+) -> tuple[ServerAddress, ssl.SSLContext | None]:
+    given = settings.tls_cert is not None or settings.tls_key is not None
+    if is_loopback(settings.host) and not given:
+        return ServerAddress(settings.host, settings.port, tls=False, token=token), None
+    from twinfold.server.certificate import ensure_own_certificate, load_tls
+
+    if settings.tls_cert is not None and settings.tls_key is not None:
+        files = settings.tls_cert, settings.tls_key
+    elif given:
+        raise UsageError("--tls-cert and --tls-key go together")
+    else:
+        files = ensure_own_certificate(own_folder)
+    tls, fingerprint = load_tls(*files)
+    address = ServerAddress(settings.host, settings.port, True, token, fingerprint)
+    return address, tls
