@@ -75,6 +75,12 @@ class ContentMismatchError(ProtocolError):
     status = 422
 
 
+class LostPlaceError(ProtocolError):
+    """A change builds on something that the destination does not have."""
+
+    status = 409
+
+
 class ConnectionLostError(TwinfoldError):
     """The server cannot be reached, or the connection broke; trying again may help."""
 

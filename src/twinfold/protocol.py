@@ -38,11 +38,12 @@ MESSAGE_TYPE = "application/vnd.twinfold+msgpack"
 FRAMES_TYPE = "application/vnd.twinfold.frames"
 
 MAX_MESSAGE_BYTES = 64 * 1024
-MAX_BATCH_HEADER_BYTES = 16 * 1024 * 1024
+MAX_BATCH_HEADER_BYTES = 8 * 1024 * 1024
 MAX_BATCH_CHANGES = 4_096
 MAX_BATCH_CHUNKS = 65_536
 MAX_FRAME_BYTES = 4 * 1024 * 1024
 MAX_FRAME_CHUNKS = 8_192
+MAX_FRAME_HEAD_BYTES = 48 * MAX_FRAME_CHUNKS
 MAX_CHUNK_BYTES = 96 * 1024
 MAX_BODY_BYTES = 256 * 1024 * 1024
 MAX_PENDING_BATCHES = 8
@@ -198,7 +199,7 @@ def parse_frame_head(data: bytes) -> FrameHead:
     except ValueError as error:
         raise ProtocolError(f"unknown frame: {error}") from error
     limit = MAX_FRAME_BYTES if frame.kind is FrameKind.CHUNKS else MAX_BATCH_HEADER_BYTES
-    if size_bytes > limit or packed_bytes > size_bytes or head_bytes > MAX_FRAME_BYTES:
+    if size_bytes > limit or packed_bytes > size_bytes or head_bytes > MAX_FRAME_HEAD_BYTES:
         raise LimitError(f"a frame of {size_bytes} bytes is over the limit of {limit}")
     if frame.codec is Codec.PLAIN and packed_bytes != size_bytes:
         raise ProtocolError("a plain frame announces two different sizes")

@@ -6,11 +6,13 @@ keeps its node, which goes to the attic with all below it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from twinfold.core.manifest import ContentHasher
 from twinfold.core.paths import display, is_within, split
-from twinfold.errors import ContentMismatchError, ProtocolError
+from twinfold.errors import ContentMismatchError, LostPlaceError
 from twinfold.model import (
     ROOT_PATH,
     Delete,
@@ -22,6 +24,7 @@ from twinfold.model import (
     PutFile,
     SetAttributes,
 )
+from twinfold.protocol import Refusal
 from twinfold.server.stage import StagedBatch, StagedChange, upload_name
 from twinfold.storage.interface import (
     ATTIC,
@@ -40,12 +43,6 @@ _MANIFEST_PAGE = 4_096
 _SYMLINK_MODE = 0o777
 
 
-class LostPlaceError(ProtocolError):
-    """A change builds on something that the destination does not have."""
-
-    status = 409
-
-
 class Application:
     """Applies changes in order to one index transaction, and gathers their steps.
 
@@ -59,6 +56,8 @@ class Application:
         self._touched: dict[int, None] = {}
         self._steps: list[Step] = []
         self.unused: list[bytes] = []
+        self._origins: dict[int, tuple[int, int]] = {}
+        self._change = (0, 0)
 
     def apply(self, batch: StagedBatch) -> None:
         """Apply all changes of a batch.
@@ -66,7 +65,8 @@ class Application:
         Raises:
             LostPlaceError, ProtocolError: a change cannot be applied to what is there.
         """
-        for staged in batch.changes:
+        for index, staged in enumerate(batch.changes):
+            self._change = (batch.number, index)
             change = staged.change
             if isinstance(change, PutFile):
                 self._put_file(staged, change)
@@ -95,16 +95,28 @@ class Application:
                 )
         return self._steps + endings
 
+    def refusals(self, refused: Sequence[tuple[int, str]]) -> dict[int, list[Refusal]]:
+        """Return, by number of a batch, which of its changes the nodes refused belong to."""
+        by_batch: dict[int, list[Refusal]] = {}
+        for node, reason in refused:
+            if node in self._origins:
+                number, index = self._origins[node]
+                by_batch.setdefault(number, []).append(Refusal(index, reason))
+        return by_batch
+
     def _directory(self, path: bytes) -> int:
-        known = self._directories.get(path)
-        if known is not None:
-            return known
-        parent, name = split(path)
-        node = self._work.child(self._directory(parent), name)
-        if node is None or node.kind is not Kind.DIRECTORY:
-            raise LostPlaceError(f"{display(path)} is no directory at the destination")
-        self._directories[path] = node.id
-        return node.id
+        below: list[bytes] = []
+        ancestor = path
+        while ancestor not in self._directories:
+            below.append(ancestor)
+            ancestor = split(ancestor)[0]
+        node_id = self._directories[ancestor]
+        for path_below in reversed(below):
+            node = self._work.child(node_id, split(path_below)[1])
+            if node is None or node.kind is not Kind.DIRECTORY:
+                raise LostPlaceError(f"{display(path_below)} is no directory at the destination")
+            node_id = self._directories[path_below] = node.id
+        return node_id
 
     def _find(self, path: bytes) -> Node:
         parent, name = split(path)
@@ -202,6 +214,7 @@ class Application:
             replaces = Kind.DIRECTORY not in (there.kind, node.kind)
             self._put_in_attic(there, path, node.inode if replaces else None)
         self._work.save(node, moved=True)
+        self._origins[node.id] = self._change
         self._steps.append(Rename(node.id, node.kind, node.inode, source, target, replaces))
         self._touched[node.parent] = None
 
@@ -210,7 +223,7 @@ class Application:
         name = b"%d" % node.id
         source = Location(node.parent, node.name)
         if successor is not None:
-            self._steps.append(SetAside(node.id, source, name, successor))
+            self._steps.append(SetAside(node.id, node.inode, source, name, successor))
         else:
             target = Location(ATTIC, name)
             self._steps.append(Rename(node.id, node.kind, node.inode, source, target))

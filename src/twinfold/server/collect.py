@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable
 
 from twinfold.core.retention import UPLOAD_PATIENCE_S, expires_before_ns
-from twinfold.server.commit import Committer
+from twinfold.errors import DestinationError
+from twinfold.server.commit import DOOMED_PREFIX, Committer
 from twinfold.server.events import Listener, Message
-from twinfold.server.receive import Receiver
-from twinfold.storage.interface import Index
+from twinfold.server.pending import PendingBatches
+from twinfold.storage.interface import ATTIC, Forest, Index
 
 _FIRST_AFTER_S = 5.0
 _EVERY_S = 600.0
@@ -21,15 +23,17 @@ class Collector:
     def __init__(
         self,
         index: Index,
+        forest: Forest,
         committer: Committer,
-        receiver: Receiver,
+        pending: PendingBatches,
         keep_s: int,
         now_ns: Callable[[], int],
         listener: Listener,
     ) -> None:
         self._index = index
+        self._forest = forest
         self._committer = committer
-        self._receiver = receiver
+        self._pending = pending
         self._keep_s = keep_s
         self._now_ns = now_ns
         self._listener = listener
@@ -42,7 +46,7 @@ class Collector:
             wait_s = _EVERY_S
             try:
                 await self.collect()
-            except OSError as error:
+            except (OSError, DestinationError) as error:
                 self._listener(Message(f"the attic could not be thinned out: {error}"))
 
     async def collect(self) -> int:
@@ -51,16 +55,23 @@ class Collector:
         Raises:
             OSError: something could not be deleted.
         """
-        await self._receiver.in_commit_thread(self._committer.settle)
+        await asyncio.to_thread(self._purge_doomed)
         before_ns = expires_before_ns(self._now_ns(), self._keep_s)
         expired = await asyncio.to_thread(self._index.attic, before_ns)
         for node, name in expired:
-            await self._receiver.in_commit_thread(
-                lambda node=node, name=name: self._committer.purge(node, name)  # type: ignore[misc]
+            doomed = await self._pending.in_commit_thread(
+                functools.partial(self._committer.begin_purge, node, name)
             )
+            await asyncio.to_thread(self._forest.purge, doomed)
         stale_ns = expires_before_ns(self._now_ns(), UPLOAD_PATIENCE_S)
         for node, name in await asyncio.to_thread(self._index.staged, stale_ns):
-            await self._receiver.in_commit_thread(
-                lambda node=node, name=name: self._committer.forget_upload(node, name)  # type: ignore[misc]
+            await self._pending.in_commit_thread(
+                functools.partial(self._committer.forget_upload, node, name)
             )
         return len(expired)
+
+    def _purge_doomed(self) -> None:
+        """Delete what an earlier run had no time for."""
+        for child in self._forest.look(ATTIC, []).children:
+            if child.name.startswith(DOOMED_PREFIX):
+                self._forest.purge(child.name)

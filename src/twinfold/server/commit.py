@@ -14,12 +14,15 @@ All of this runs in one thread.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
 from twinfold.core import session as rules
 from twinfold.core.session import FolderSession
+from twinfold.errors import DestinationError
 from twinfold.model import ExtendUpload, Kind, MakeDirectory, MakeSymlink, PutFile
+from twinfold.protocol import OpenSession, Refusal
 from twinfold.server.apply import Application
 from twinfold.server.stage import StagedBatch
 from twinfold.storage.interface import (
@@ -33,6 +36,11 @@ from twinfold.storage.interface import (
     Staging,
     Step,
 )
+
+DOOMED_PREFIX = b"doomed-"
+"""Objects of the attic with such names are no longer in the index, and are deleted."""
+
+_MOST_OPEN_STEPS = 2_000
 
 
 class Committer:
@@ -52,13 +60,13 @@ class Committer:
         self._forest_lock = forest_lock
         self._now_ns = now_ns
         self._unsettled: list[Performed] = []
-        self._intents_open = False
+        self._open_steps = 0
         self._steps_failed = False
 
     @property
     def is_settled(self) -> bool:
         """Tell whether nothing is left for `settle` to do."""
-        return not self._intents_open
+        return not self._open_steps
 
     def recover(self) -> None:
         """Bring the forest to where the index says it is, after whatever happened.
@@ -68,7 +76,7 @@ class Committer:
         """
         steps = self._index.intents()
         if steps:
-            self._intents_open = True
+            self._open_steps = len(steps)
             with self._forest_lock:
                 self._perform(steps, again=True)
             self.settle()
@@ -88,16 +96,32 @@ class Committer:
         kept = {name for _, name in self._index.staged()}
         self._staging.discard(name for name in self._staging.names() if name not in kept)
 
-    def save_session(self, session: FolderSession) -> None:
-        """Record a new writer of the folder, durably."""
-        with self._index.transaction() as work:
-            work.save_session(session)
+    def open_session(self, request: OpenSession, *, active: bool) -> FolderSession:
+        """Make a client the folder's writer, durably; return its session.
 
-    def commit(self, batches: Sequence[StagedBatch]) -> int:
+        Raises:
+            RefusedError: another client is.
+        """
+        before = self._index.session()
+        session = rules.open_session(
+            before,
+            request.client_id,
+            request.instance,
+            request.name,
+            take_over=request.take_over,
+            active=active,
+        )
+        if session != before:
+            with self._index.transaction() as work:
+                work.save_session(session)
+        return session
+
+    def commit(self, batches: Sequence[StagedBatch]) -> tuple[int, dict[int, list[Refusal]]]:
         """Make these batches, the next in order, durable and visible.
 
         Returns:
-            The folder's revision before them.
+            The folder's revision before them, and by number of a batch the changes that the
+            file system will never take.
 
         Raises:
             ProtocolError: a change cannot be applied; none of the batches took effect.
@@ -117,12 +141,16 @@ class Committer:
                 steps = application.steps()
                 work.add_intents(steps)
                 work.save_session(rules.commit_batches(session, len(batches)))
+            for batch in batches:
+                batch.is_decided = True
             if durable_before:
-                self._unsettled.clear()
-            self._intents_open = True
-            self._perform(steps, again=False)
+                self._forget_settled()
+            self._open_steps += len(steps)
+            refused = self._perform(steps, again=False)
         self._staging.discard(application.unused)
-        return session.revision
+        if self._open_steps > _MOST_OPEN_STEPS:
+            self.settle()
+        return session.revision, application.refusals(refused)
 
     def _flush(self, batches: Sequence[StagedBatch]) -> bool:
         files: dict[bytes, None] = {}
@@ -131,10 +159,12 @@ class Committer:
             for staged in batch.changes:
                 change = staged.change
                 if isinstance(change, MakeDirectory):
-                    staged.inode = self._staging.create_directory(staged.name)
+                    staged.inode = staged.inode or self._staging.create_directory(staged.name)
                     others += 1
                 elif isinstance(change, MakeSymlink):
-                    staged.inode = self._staging.create_symlink(staged.name, change.target)
+                    staged.inode = staged.inode or self._staging.create_symlink(
+                        staged.name, change.target
+                    )
                     others += 1
                 elif isinstance(change, ExtendUpload):
                     files[staged.name] = None
@@ -148,31 +178,42 @@ class Committer:
             return False
         return self._staging.flush(list(files), others)
 
-    def _perform(self, steps: Sequence[Step], *, again: bool) -> None:
+    def _perform(self, steps: Sequence[Step], *, again: bool) -> list[tuple[int, str]]:
         self._steps_failed = True
         try:
             done = self._forest.perform(steps, self._index.location, again=again)
-        except OSError:
+        except (OSError, DestinationError):
             if again:
                 raise
-            done = self._forest.perform(steps, self._index.location, again=True)
+            done = self._forest.perform(self._index.intents(), self._index.location, again=True)
         self._steps_failed = False
         self._unsettled.append(done)
+        return done.refused
 
     def settle(self) -> None:
-        """Make the steps done so far durable and forget their intents."""
-        if not self._intents_open or self._steps_failed:
+        """Make the steps done so far durable and forget their intents.
+
+        Raises:
+            OSError: the disk does not let us.
+        """
+        self.finish_steps()
+        if not self._open_steps:
             return
         self._staging.flush_all()
         with self._index.transaction() as work:
             self._settle_in(work)
+        self._forget_settled()
+
+    def _forget_settled(self) -> None:
         self._unsettled.clear()
-        self._intents_open = False
+        self._open_steps = 0
 
     def _settle_in(self, work: IndexTransaction) -> None:
         work.clear_intents()
         for performed in self._unsettled:
             work.set_identities(performed.identities)
+            for node, _ in performed.refused:
+                work.forget(node)
             for found in performed.found:
                 self._record_found(work, found)
 
@@ -181,12 +222,20 @@ class Committer:
         work.save(node, moved=True)
         work.add_to_attic(node.id, found.location.name, self._now_ns())
 
-    def purge(self, node_id: int, name: bytes) -> None:
-        """Delete something from the attic for good."""
+    def begin_purge(self, node_id: int, name: bytes) -> bytes:
+        """Take something out of the attic for good; return the name to purge it by.
+
+        Raises:
+            OSError: the disk does not let us.
+        """
+        self.settle()
+        doomed = DOOMED_PREFIX + name
         with self._forest_lock:
-            self._forest.purge(name)
+            with contextlib.suppress(FileNotFoundError):
+                self._forest.rename_in_attic(name, doomed)
             with self._index.transaction() as work:
                 work.forget(node_id)
+        return doomed
 
     def forget_upload(self, node_id: int, name: bytes) -> None:
         """Drop an upload that nobody goes on with."""

@@ -7,29 +7,23 @@ committed in the order of their numbers. Staging and committing have a thread ea
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple, TypeVar
+import functools
+from collections.abc import AsyncIterator
+from typing import NamedTuple
 
 from twinfold import protocol
 from twinfold.core import session as rules
 from twinfold.core.session import FolderSession
-from twinfold.errors import DestinationError, LimitError, ProtocolError
+from twinfold.errors import LimitError, LostPlaceError
 from twinfold.model import Change, Chunk
 from twinfold.protocol import Batch, BatchAnswer, OpenSession
 from twinfold.server.commit import Committer
-from twinfold.server.events import Committed, Listener, SessionOpened
-from twinfold.server.stage import StagedBatch, Stager, UnknownBaseError
+from twinfold.server.events import Listener, SessionOpened
+from twinfold.server.pending import OutOfOrderError, PendingBatch, PendingBatches
+from twinfold.server.stage import LostUploadError, Stager, UnknownBaseError
 from twinfold.server.survey import Survey
 from twinfold.server.validate import check_changes
 from twinfold.storage.interface import Index
-
-_GROUP_BATCHES = 8
-_SETTLE_AFTER_S = 1.0
-_TURN_TIMEOUT_S = 300.0
-
-_Result = TypeVar("_Result")
 
 
 class ChunkFrame(NamedTuple):
@@ -43,22 +37,6 @@ Frames = AsyncIterator[Batch | ChunkFrame]
 """A request's frames: at most one `Batch`, which comes first, then chunks."""
 
 
-class OutOfOrderError(ProtocolError):
-    """A batch does not fit where the folder is; the client has to look again."""
-
-    status = 409
-
-
-class PendingBatch:
-    """A batch between its header and its acknowledgement."""
-
-    def __init__(self, staged: StagedBatch, changes: Sequence[Change]) -> None:
-        self.staged = staged
-        self.changes = changes
-        self.is_complete = False
-        self.revision: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-
-
 class Receiver:
     """The folder as its writer sees it: sessions and numbered batches."""
 
@@ -67,50 +45,30 @@ class Receiver:
         index: Index,
         stager: Stager,
         committer: Committer,
+        pending: PendingBatches,
         listener: Listener,
     ) -> None:
         self._index = index
         self._stager = stager
         self._committer = committer
+        self._pending = pending
         self._listener = listener
-        self._stage_thread = ThreadPoolExecutor(1, "stage")
-        self._commit_thread = ThreadPoolExecutor(1, "commit")
-        self._pending: dict[int, PendingBatch] = {}
-        self._changed = asyncio.Condition()
-        self._begin_lock = asyncio.Lock()
         self._active_requests = 0
-        self._tasks: list[asyncio.Task[None]] = []
 
-    async def start(self, survey: Survey) -> None:
+    async def start(self, survey: Survey) -> asyncio.Task[None]:
         """Finish what a crash left undone, learn what is not known, and begin to commit.
+
+        Returns:
+            The task that commits; it ends only if it fails.
 
         Raises:
             OSError: the disk does not let us.
         """
-        await self.in_commit_thread(self._committer.recover)
-        await self.in_commit_thread(self._committer.discard_leftovers)
+        await self._pending.in_commit_thread(self._committer.recover)
+        await self._pending.in_commit_thread(self._committer.discard_leftovers)
         if not self._index.is_surveyed:
-            await self.in_commit_thread(survey.run)
-        self._tasks = [asyncio.create_task(self._commit_forever())]
-
-    async def stop(self) -> None:
-        """Stop after the commit that is under way; nothing is torn."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        async with self._begin_lock:
-            await self._drop_pending(DestinationError("the server is stopping"))
-        with contextlib.suppress(OSError):
-            await self.in_commit_thread(self._committer.settle)
-        self._stage_thread.shutdown()
-        self._commit_thread.shutdown()
-
-    async def in_commit_thread(self, work: Callable[[], _Result]) -> _Result:
-        """Run something that writes to the index or the forest."""
-        return await asyncio.get_running_loop().run_in_executor(self._commit_thread, work)
-
-    async def _in_stage_thread(self, work: Callable[[], _Result]) -> _Result:
-        return await asyncio.get_running_loop().run_in_executor(self._stage_thread, work)
+            await self._pending.in_commit_thread(survey.run)
+        return asyncio.create_task(self._pending.commit_forever())
 
     async def open_session(self, request: OpenSession) -> protocol.Session:
         """Make the client the folder's writer.
@@ -118,22 +76,20 @@ class Receiver:
         Raises:
             RefusedError: another client is.
         """
-        async with self._begin_lock:
+        active = self._active_requests > 0
+        async with self._pending.committing, self._pending.beginning:
             before = self._index.session()
-            session = rules.open_session(
-                before,
-                request.client_id,
-                request.instance,
-                request.name,
-                take_over=request.take_over,
-                active=self._active_requests > 0,
+            session = await self._pending.in_commit_thread(
+                lambda: self._committer.open_session(request, active=active)
             )
-            if session != before:
-                await self._drop_pending(OutOfOrderError("another session began"))
-                await self.in_commit_thread(lambda: self._committer.save_session(session))
-            entries = await asyncio.to_thread(self._index.count_entries)
+            if session.epoch != before.epoch:
+                await self._pending.drop(OutOfOrderError("another session began"))
+        entries = await asyncio.to_thread(self._count_entries)
         self._listener(SessionOpened(request.name))
         return protocol.Session(session.epoch, session.revision, session.committed, entries)
+
+    def _count_entries(self) -> int:
+        return self._index.count_entries() + len(self._index.staged())
 
     async def receive(self, epoch: int, number: int, frames: Frames) -> BatchAnswer:
         """Take in a request of a batch; answer when it is committed or tell what is missing.
@@ -143,19 +99,35 @@ class Receiver:
             ProtocolError: the request is malformed or does not fit; nothing of it is used.
             OSError: the disk does not let us.
         """
-        session = self._check(epoch, number)
-        if rules.is_committed(session, number):
-            async for _ in frames:
-                pass
-            await self.in_commit_thread(self._committer.finish_steps)
-            return BatchAnswer(revision=session.revision - session.committed + number)
         self._active_requests += 1
         try:
             return await self._receive(epoch, number, frames)
         except UnknownBaseError as error:
             return BatchAnswer(unknown_bases=error.bases)
+        except LostUploadError as error:
+            forget = functools.partial(self._committer.forget_upload, error.node, error.name)
+            await self._pending.in_commit_thread(forget)
+            raise LostPlaceError("an upload was lost; it has to begin anew") from error
         finally:
             self._active_requests -= 1
+
+    async def _receive(self, epoch: int, number: int, frames: Frames) -> BatchAnswer:
+        self._check(epoch, number)
+        async for frame in frames:
+            if isinstance(frame, Batch):
+                await self._begin(epoch, number, frame.changes)
+            elif not rules.is_committed(self._check(epoch, number), number):
+                await self._store(self._known(epoch, number), frame)
+        session = self._check(epoch, number)
+        pending = self._pending.get(number)
+        if pending is None and rules.is_committed(session, number):
+            await self._pending.in_commit_thread(self._committer.finish_steps)
+            return BatchAnswer(revision=session.revision - session.committed + number)
+        pending = self._known(epoch, number)
+        missing = await self._complete(pending)
+        if missing:
+            return BatchAnswer(missing=missing)
+        return await asyncio.shield(pending.answer)
 
     def _check(self, epoch: int, number: int) -> FolderSession:
         session = self._index.session()
@@ -164,21 +136,8 @@ class Receiver:
             raise OutOfOrderError(f"batch {number} is out of order")
         return session
 
-    async def _receive(self, epoch: int, number: int, frames: Frames) -> BatchAnswer:
-        async for frame in frames:
-            if isinstance(frame, Batch):
-                await self._begin(epoch, number, frame.changes)
-            else:
-                await self._store(self._known(epoch, number), frame)
-        pending = self._known(epoch, number)
-        if not pending.is_complete:
-            missing = await self._complete(pending)
-            if missing:
-                return BatchAnswer(missing=missing)
-        return BatchAnswer(revision=await asyncio.shield(pending.revision))
-
     def _known(self, epoch: int, number: int) -> PendingBatch:
-        rules.check_epoch(self._index.session(), epoch)
+        self._check(epoch, number)
         pending = self._pending.get(number)
         if pending is None:
             raise OutOfOrderError(f"batch {number} is not known here; send its header")
@@ -187,27 +146,25 @@ class Receiver:
     async def _begin(self, epoch: int, number: int, changes: list[Change]) -> None:
         """Take up a header when its turn comes; a repeated one changes nothing."""
         check_changes(changes)
-        await self._wait_until(lambda: self._next_number() >= number)
-        async with self._begin_lock:
+        await self._pending.wait_until(lambda: self._pending.next_number() >= number)
+        async with self._pending.beginning:
             session = self._check(epoch, number)
             there = self._pending.get(number)
             if there is not None and there.changes != changes:
                 raise OutOfOrderError(f"batch {number} was announced with other changes")
             if there is not None or rules.is_committed(session, number):
                 return
-            promised = frozenset[bytes]().union(*(b.staged.chunks for b in self._pending.values()))
-            staged = await self._in_stage_thread(
+            if self._pending.next_number() != number:
+                raise OutOfOrderError(f"batch {number} came before an earlier one")
+            promised = self._pending.promised_chunks()
+            staged = await self._pending.in_stage_thread(
                 lambda: self._stager.begin(number, changes, promised)
             )
-            self._pending[number] = PendingBatch(staged, changes)
-        await self._announce()
-
-    def _next_number(self) -> int:
-        return max(self._pending, default=self._index.session().committed) + 1
+            await self._pending.add(PendingBatch(staged, changes))
 
     async def _store(self, pending: PendingBatch, frame: ChunkFrame) -> None:
         if not pending.is_complete:
-            await self._in_stage_thread(
+            await self._pending.in_stage_thread(
                 lambda: self._stager.store(pending.staged, frame.chunks, frame.payload)
             )
 
@@ -219,96 +176,24 @@ class Receiver:
         """
         staged = pending.staged
         missing = [chunk for chunk in staged.wanted if chunk not in staged.promised]
-        if missing:
+        if missing or pending.is_complete:
             return missing
         if staged.wanted:
-            await self._wait_until(lambda: min(self._pending, default=0) >= staged.number)
-            await self._in_stage_thread(lambda: self._stager.reuse(staged, list(staged.wanted)))
+            await self._pending.wait_until(
+                lambda: pending.answer.done() or self._pending.is_first(staged.number)
+            )
+            if pending.answer.done():
+                return []
+            await self._pending.in_stage_thread(
+                lambda: self._stager.reuse(staged, list(staged.wanted))
+            )
             staged.promised = frozenset()
             if staged.wanted:
                 return list(staged.wanted)
-        if not pending.is_complete:
-            await self._in_stage_thread(lambda: self._stager.finish(staged))
-            pending.is_complete = True
-            await self._announce()
+        await self._pending.in_stage_thread(lambda: self._stager.finish(staged))
+        pending.is_complete = True
+        await self._pending.announce()
         return []
-
-    async def _announce(self) -> None:
-        async with self._changed:
-            self._changed.notify_all()
-
-    async def _wait_until(self, condition: Callable[[], bool]) -> None:
-        async with self._changed:
-            try:
-                async with asyncio.timeout(_TURN_TIMEOUT_S):
-                    await self._changed.wait_for(condition)
-            except TimeoutError as error:
-                raise OutOfOrderError("an earlier batch did not come") from error
-
-    async def _commit_forever(self) -> None:
-        while True:
-            group = await self._next_group()
-            if group:
-                await self._commit(group)
-            elif not self._committer.is_settled:
-                with contextlib.suppress(OSError):
-                    await self.in_commit_thread(self._committer.settle)
-
-    async def _next_group(self) -> list[PendingBatch]:
-        """Wait for batches that can be committed; none if it stays quiet for a while."""
-        try:
-            async with (
-                asyncio.timeout(None if self._committer.is_settled else _SETTLE_AFTER_S),
-                self._changed,
-            ):
-                await self._changed.wait_for(lambda: bool(self._ready()))
-        except TimeoutError:
-            return []
-        return self._ready()
-
-    def _ready(self) -> list[PendingBatch]:
-        ready: list[PendingBatch] = []
-        number = self._index.session().committed + 1
-        while number in self._pending and self._pending[number].is_complete:
-            ready.append(self._pending[number])
-            number += 1
-            if len(ready) == _GROUP_BATCHES:
-                break
-        return ready
-
-    async def _commit(self, group: list[PendingBatch]) -> None:
-        try:
-            before = await self.in_commit_thread(
-                lambda: self._committer.commit([b.staged for b in group])
-            )
-        except (ProtocolError, OSError, DestinationError) as error:
-            if len(group) > 1 and isinstance(error, ProtocolError):
-                await self._commit(group[:1])
-                return
-            async with self._begin_lock:
-                await self._drop_pending(error)
-            return
-        for index, pending in enumerate(group, 1):
-            del self._pending[pending.staged.number]
-            pending.revision.set_result(before + index)
-            staged = pending.staged
-            self._listener(Committed(before + index, len(staged.changes), staged.content_bytes))
-        await self._announce()
-
-    async def _drop_pending(self, error: Exception) -> None:
-        """Give up all batches that are not committed; the client sends them again.
-
-        Called with the lock on beginnings held, so that none is half begun meanwhile.
-        """
-        batches, self._pending = self._pending, {}
-        for pending in batches.values():
-            if not pending.revision.done():
-                pending.revision.set_exception(error)
-                pending.revision.exception()
-        await self._in_stage_thread(
-            lambda: self._stager.drop([pending.staged for pending in batches.values()])
-        )
-        await self._announce()
 
 
 def check_number(text: str) -> int:

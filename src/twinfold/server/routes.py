@@ -16,13 +16,14 @@ from twinfold.errors import (
     DestinationError,
     DestinationFullError,
     LimitError,
+    LostPlaceError,
     ProtocolError,
     RefusedError,
 )
 from twinfold.model import Entry
 from twinfold.protocol import Batch, Codec, ErrorAnswer, FrameHead, FrameKind, Hello, OpenSession
-from twinfold.server.apply import LostPlaceError
-from twinfold.server.receive import ChunkFrame, OutOfOrderError, Receiver, check_number
+from twinfold.server.pending import OutOfOrderError
+from twinfold.server.receive import ChunkFrame, Receiver, check_number
 from twinfold.storage.interface import Index
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE}
@@ -140,7 +141,7 @@ async def _frames(content: StreamReader) -> AsyncIterator[Batch | ChunkFrame]:
         if head.kind is FrameKind.CHUNKS:
             yield ChunkFrame(protocol.decode_chunk_list(chunk_list, head.size_bytes), payload)
         elif head.kind is FrameKind.BATCH and first:
-            yield protocol.decode(payload, Batch)
+            yield await asyncio.to_thread(protocol.decode, payload, Batch)
         else:
             raise ProtocolError("a frame of this kind has no place here")
         first = False

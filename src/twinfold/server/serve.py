@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable
+from typing import Any
 
+import msgspec
 from aiohttp import web
 
 from twinfold.config import ServerAddress
 from twinfold.errors import DestinationError
 from twinfold.server.collect import Collector
+from twinfold.server.pending import PendingBatches
 from twinfold.server.receive import Receiver
 from twinfold.server.routes import Routes
 from twinfold.server.survey import Survey
@@ -22,6 +25,7 @@ async def serve(
     *,
     routes: Routes,
     receiver: Receiver,
+    pending: PendingBatches,
     collector: Collector,
     survey: Survey,
     address: ServerAddress,
@@ -38,18 +42,31 @@ async def serve(
     runner = web.AppRunner(routes.application(), shutdown_timeout=_STOP_WITHIN_S)
     await runner.setup()
     site = web.TCPSite(runner, address.host, address.port, ssl_context=tls)
-    await receiver.start(survey)
-    collecting = asyncio.create_task(collector.run_forever())
+    tasks: list[asyncio.Task[Any]] = []
     try:
+        tasks.append(await receiver.start(survey))
+        tasks.append(asyncio.create_task(collector.run_forever()))
         await _listen(site, address)
         port = runner.addresses[0][1]
-        announce(ServerAddress(address.host, port, address.tls, address.token, address.fingerprint))
-        await stop.wait()
+        announce(msgspec.structs.replace(address, port=port))
+        await _until_stopped(stop, tasks)
     finally:
-        collecting.cancel()
-        await site.stop() if site in runner.sites else None
-        await receiver.stop()
+        if site in runner.sites:
+            await site.stop()
+        await pending.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await runner.cleanup()
+
+
+async def _until_stopped(stop: asyncio.Event, tasks: list[asyncio.Task[Any]]) -> None:
+    """Wait for ``stop``; a task that ends before has failed, and its error is raised."""
+    stopping = asyncio.create_task(stop.wait())
+    done, _ = await asyncio.wait([stopping, *tasks], return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    for task in done:
+        task.result()
 
 
 async def _listen(site: web.TCPSite, address: ServerAddress) -> None:

@@ -6,7 +6,7 @@ All of this runs in one thread, so that staged files have one writer.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 
 from twinfold.core.chunking import chunk_id
@@ -33,6 +33,15 @@ class UnknownBaseError(Exception):
     def __init__(self, bases: list[bytes]) -> None:
         super().__init__(bases)
         self.bases = bases
+
+
+class LostUploadError(Exception):
+    """The index has an upload whose staged file is gone or was cut."""
+
+    def __init__(self, node: int, name: bytes) -> None:
+        super().__init__(name)
+        self.node = node
+        self.name = name
 
 
 class Upload:
@@ -81,6 +90,8 @@ class StagedBatch:
         wanted: chunks whose bytes are not there yet, and the places that they go to.
         chunks: all chunks that the batch's changes consist of.
         promised: those that an earlier batch brings.
+        sizes: of the chunks, as announced.
+        is_decided: the index has the batch; what was staged for it is not ours any more.
         names: staged objects that are this batch's alone.
     """
 
@@ -91,6 +102,8 @@ class StagedBatch:
         self.chunks: frozenset[bytes] = frozenset()
         self.promised: frozenset[bytes] = frozenset()
         self.content_bytes = 0
+        self.sizes: dict[bytes, int] = {}
+        self.is_decided = False
         self.names: list[bytes] = []
 
 
@@ -138,17 +151,31 @@ class Stager:
         unknown = [base for base, node in bases.items() if node is None]
         if unknown:
             raise UnknownBaseError(unknown)
-        for staged in batch.changes:
-            if isinstance(staged.change, PutFile):
-                self._begin_file(batch, staged, staged.change)
-            elif isinstance(staged.change, ExtendUpload):
-                self._extend(batch, staged, staged.change, bases.get(staged.change.base))
-            elif isinstance(staged.change, MakeDirectory | MakeSymlink):
-                staged.name = self._new_name(batch)
-        batch.chunks = frozenset(batch.wanted)
-        batch.promised = batch.chunks & promised
-        self.reuse(batch, batch.chunks - promised)
+        uploads = {
+            name: Upload(was.size_bytes, was.position) for name, was in self._uploads.items()
+        }
+        try:
+            for staged in batch.changes:
+                self._begin_change(batch, staged, bases)
+            batch.chunks = frozenset(batch.wanted)
+            batch.promised = batch.chunks & promised
+            self.reuse(batch, batch.chunks - promised)
+        except BaseException:
+            self._uploads = uploads
+            self._staging.discard(batch.names)
+            raise
         return batch
+
+    def _begin_change(
+        self, batch: StagedBatch, staged: StagedChange, bases: Mapping[bytes, int | None]
+    ) -> None:
+        change = staged.change
+        if isinstance(change, PutFile):
+            self._begin_file(batch, staged, change)
+        elif isinstance(change, ExtendUpload):
+            self._extend(batch, staged, change, bases.get(change.base))
+        elif isinstance(change, MakeDirectory | MakeSymlink):
+            staged.name = self._new_name(batch)
 
     def _new_name(self, batch: StagedBatch) -> bytes:
         self._names += 1
@@ -169,6 +196,8 @@ class Stager:
     def _want(self, batch: StagedBatch, staged: StagedChange) -> None:
         offset = staged.offset
         for chunk in staged.chunks:
+            if batch.sizes.setdefault(chunk.id, chunk.size) != chunk.size:
+                raise ProtocolError("a chunk is announced with two sizes", 422)
             batch.wanted.setdefault(chunk.id, []).append((staged, offset))
             offset += chunk.size
         batch.content_bytes += offset - staged.offset
@@ -211,7 +240,11 @@ class Stager:
         if name not in self._uploads:
             node = self._index.find_upload(name)
             size_bytes = node.size if node else 0
-            self._open_file(name).truncate(size_bytes)
+            try:
+                file = self._files[name] = self._staging.open_file(name, size_bytes)
+            except FileNotFoundError as error:
+                raise LostUploadError(node.id if node else 0, name) from error
+            file.truncate(size_bytes)
             self._uploads[name] = Upload(size_bytes, self._position(name, size_bytes))
         return self._uploads[name]
 
@@ -236,15 +269,16 @@ class Stager:
         """Take chunks from what DEST holds, each verified as it is read."""
         chunk_ids = [chunk for chunk in chunk_ids if chunk in batch.wanted]
         known = self._index.known_chunks(chunk_ids)
-        for chunk in chunk_ids:
-            if chunk in known:
-                self._reuse_chunk(batch, chunk)
-        self._close_sources()
+        try:
+            for chunk in chunk_ids:
+                if chunk in known:
+                    self._reuse_chunk(batch, chunk)
+        finally:
+            self._close_sources()
 
     def _reuse_chunk(self, batch: StagedBatch, chunk: bytes) -> None:
         targets = batch.wanted[chunk]
-        size = next(c.size for c in targets[0][0].chunks if c.id == chunk)
-        wanted = Chunk(chunk, size)
+        wanted = Chunk(chunk, batch.sizes[chunk])
         if all(self._is_in_place(staged, offset, wanted) for staged, offset in targets):
             del batch.wanted[chunk]
             return
@@ -299,7 +333,7 @@ class Stager:
             offset += chunk.size
             if chunk.id not in batch.wanted:
                 continue
-            if chunk_id(data) != chunk.id:
+            if chunk.size != batch.sizes[chunk.id] or chunk_id(data) != chunk.id:
                 raise ContentMismatchError("the bytes of a chunk do not have the hash announced")
             self._write(batch, chunk, data)
 
@@ -308,8 +342,8 @@ class Stager:
             if staged.is_whole_small_file:
                 change = staged.change
                 assert isinstance(change, PutFile)
-                if change.size != len(data):
-                    raise ContentMismatchError("a chunk has another size than announced")
+                if staged.inode:
+                    continue
                 staged.inode = self._staging.create_file(
                     staged.name, change.mode, change.mtime_ns, data
                 )
@@ -322,13 +356,18 @@ class Stager:
         if file is not None:
             self._files.move_to_end(name)
             return file
-        file = self._files[name] = self._staging.open_file(name)
+        file = self._files[name] = self._staging.open_file(name, 0)
         if len(self._files) > _OPEN_FILES:
             self._files.popitem(last=False)[1].close()
         return file
 
     def finish(self, batch: StagedBatch) -> None:
         """Let go of the batch's files: all bytes are there."""
+        for staged in batch.changes:
+            if staged.chunks and not staged.is_whole_small_file:
+                self._open_file(staged.name).extend(
+                    staged.offset + sum(chunk.size for chunk in staged.chunks)
+                )
         for staged in batch.changes:
             file = self._files.pop(staged.name, None)
             if file is not None:
@@ -341,7 +380,8 @@ class Stager:
         self._files.clear()
         self._uploads.clear()
         for batch in batches:
-            self._staging.discard(batch.names)
+            if not batch.is_decided:
+                self._staging.discard(batch.names)
 
 
 def upload_name(upload: bytes) -> bytes:

@@ -101,6 +101,8 @@ def _check_extension(change: ExtendUpload) -> int:
         raise ProtocolError("an upload's base has no proper content id")
     kept = 0
     for run in change.runs:
+        if not run.keep_count and not run.chunks:
+            raise ProtocolError("an upload has an empty run")
         _check_chunks(run.chunks)
         if not (0 <= run.keep_start <= _MAX_SIZE_BYTES and run.keep_count >= 0):
             raise ProtocolError("an upload keeps an impossible stretch of its base")

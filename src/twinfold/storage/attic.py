@@ -29,17 +29,22 @@ def purge(directory: int, name: bytes) -> None:
 
 def _purge_directory(directory: int, name: bytes) -> None:
     """Delete a directory of any depth: one descriptor a level, no recursion."""
-    levels = [(directory, name)]
     fds = [_open_writable(directory, name)]
-    while fds:
-        below = _unlink_files(fds[-1])
-        if below is not None:
-            levels.append((fds[-1], below))
-            fds.append(_open_writable(fds[-1], below))
-            continue
-        os.close(fds.pop())
-        parent, empty = levels.pop()
-        os.rmdir(empty, dir_fd=parent)
+    levels = [(name, _unlink_files(fds[0]))]
+    try:
+        while fds:
+            below = levels[-1][1]
+            if below:
+                child = below.pop()
+                fds.append(_open_writable(fds[-1], child))
+                levels.append((child, _unlink_files(fds[-1])))
+                continue
+            os.close(fds.pop())
+            empty = levels.pop()[0]
+            os.rmdir(empty, dir_fd=fds[-1] if fds else directory)
+    finally:
+        for fd in fds:
+            os.close(fd)
 
 
 def _open_writable(directory: int, name: bytes) -> int:
@@ -53,13 +58,13 @@ def _open_writable(directory: int, name: bytes) -> int:
     return fd
 
 
-def _unlink_files(fd: int) -> bytes | None:
-    """Delete all but directories; return the name of one directory, if there is any."""
-    found = None
+def _unlink_files(fd: int) -> list[bytes]:
+    """Delete all but directories; return the names of those."""
+    directories = []
     with os.scandir(fd) as entries:
         for entry in entries:
             if entry.is_dir(follow_symlinks=False):
-                found = os.fsencode(entry.name)
+                directories.append(os.fsencode(entry.name))
             else:
                 os.unlink(entry.name, dir_fd=fd)
-    return found
+    return directories

@@ -7,6 +7,7 @@ connection writes; readers have their own.
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 import time
 from collections.abc import Collection, Iterator
@@ -34,7 +35,7 @@ from sqlalchemy.exc import DatabaseError
 
 from twinfold.core.paths import join
 from twinfold.core.session import FolderSession
-from twinfold.errors import DestinationError, FormatError
+from twinfold.errors import DestinationError, DestinationFullError, FormatError
 from twinfold.model import Chunk, Entry, Kind
 from twinfold.storage import tables
 from twinfold.storage.interface import (
@@ -197,6 +198,12 @@ class Statements:
         return str(compiled)
 
 
+def _storage_error(error: Exception) -> DestinationError:
+    reason = str(getattr(error, "orig", error))
+    kind = DestinationFullError if "full" in reason else DestinationError
+    return kind(f"the server's index cannot be written: {reason}")
+
+
 def chunk_prefix(chunk_id: bytes) -> int:
     """Return the first 8 bytes of a chunk id as a signed little-endian integer."""
     return int.from_bytes(chunk_id[:8], "little", signed=True)
@@ -220,12 +227,19 @@ class SqlIndex:
 
     @contextmanager
     def transaction(self) -> Iterator[SqlTransaction]:
-        """Begin a durable change."""
-        with self._writer.begin():
-            cursor = self._cursor(self._writer)
-            work = SqlTransaction(self._writer, cursor, self._statements, self._next_id)
-            yield work
-            work.finish()
+        """Begin a durable change.
+
+        Raises:
+            DestinationError: the database cannot be written.
+        """
+        try:
+            with self._writer.begin():
+                cursor = self._cursor(self._writer)
+                work = SqlTransaction(self._writer, cursor, self._statements, self._next_id)
+                yield work
+                work.finish()
+        except (DatabaseError, sqlite3.DatabaseError) as error:
+            raise _storage_error(error) from error
         self._next_id = work.next_id
         if work.session is not None:
             self._session = work.session

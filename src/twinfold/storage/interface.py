@@ -81,11 +81,11 @@ class Rename(msgspec.Struct, frozen=True, array_like=True, tag=1):
 class SetAside(msgspec.Struct, frozen=True, array_like=True, tag=2):
     """Keep what stands at ``source`` in the attic under ``name``, and let it be replaced.
 
-    ``successor`` is the inode that comes next at ``source``; if that is there already,
-    the step has been done.
+    ``inode`` is the object's, ``successor`` that of the one which comes next.
     """
 
     node: int
+    inode: int
     source: Location
     name: bytes
     successor: int
@@ -117,6 +117,8 @@ class Performed(msgspec.Struct, frozen=True):
     identities: list[tuple[int, int, int]]
     """(node, inode, ctime_ns) of every file renamed or given attributes."""
     found: list[Found]
+    refused: list[tuple[int, str]]
+    """(node, reason) of entries that the file system will never take."""
 
 
 class Looked(msgspec.Struct, frozen=True):
@@ -250,6 +252,9 @@ class StagedFile(Protocol):
     def truncate(self, size_bytes: int) -> None:
         """Drop what lies beyond ``size_bytes``."""
 
+    def extend(self, size_bytes: int) -> None:
+        """Make sure that the file is at least this long: a hole may be at its end."""
+
     def holds(self, offset: int, chunk: Chunk) -> bool:
         """Tell whether the chunk lies at ``offset`` already, reading it now."""
 
@@ -263,11 +268,19 @@ class Staging(Protocol):
     def create_file(self, name: bytes, mode: int, mtime_ns: int, data: bytes | memoryview) -> int:
         """Stage a whole small file; return its inode."""
 
-    def open_file(self, name: bytes) -> StagedFile:
-        """Stage or reopen a file to be filled."""
+    def open_file(self, name: bytes, size_bytes: int) -> StagedFile:
+        """Stage a file to be filled, or reopen one that has ``size_bytes`` already.
+
+        Raises:
+            FileNotFoundError: it is gone, or shorter than that.
+        """
 
     def finish_file(self, name: bytes, size_bytes: int, mode: int, mtime_ns: int) -> int:
-        """Give a filled file its size and attributes; return its inode."""
+        """Give a filled file its attributes; return its inode.
+
+        Raises:
+            FileNotFoundError: it is gone, or does not have that size.
+        """
 
     def create_directory(self, name: bytes) -> int:
         """Stage an empty directory; return its inode."""
@@ -347,4 +360,8 @@ class Forest(Protocol):
         """
 
     def purge(self, name: bytes) -> None:
-        """Delete an object of the attic with all below it, if it is there."""
+        """Delete an object of the attic with all below it, if it is there.
+
+        Raises:
+            OSError: something of it could not be deleted; calling again goes on.
+        """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Iterable, Sequence
@@ -13,7 +14,7 @@ from twinfold.system.durability import sync_file, sync_file_system
 assert sys.platform != "win32"
 
 _CREATE = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
-_REOPEN = os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+_REOPEN = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 _PRIVATE = 0o600
 _FEW_FILES = 8
@@ -45,6 +46,11 @@ class FileBeingFilled:
             view = view[written:]
             offset += written
 
+    def extend(self, size_bytes: int) -> None:
+        """Make sure that the file is at least this long: a hole may be at its end."""
+        if os.fstat(self._fd).st_size < size_bytes:
+            os.ftruncate(self._fd, size_bytes)
+
     def holds(self, offset: int, chunk: Chunk) -> bool:
         """Tell whether the chunk lies at ``offset`` already, reading it now."""
         data = os.pread(self._fd, chunk.size, offset)
@@ -70,19 +76,35 @@ class Staging:
                 view = view[os.write(fd, view) :]
             os.utime(fd, ns=(mtime_ns, mtime_ns))
             return os.fstat(fd).st_ino
+        except OSError:
+            os.unlink(name, dir_fd=self._fd)
+            raise
         finally:
             os.close(fd)
 
-    def open_file(self, name: bytes) -> FileBeingFilled:
-        """Stage or reopen a file to be filled."""
-        return FileBeingFilled(os.open(name, _REOPEN, _PRIVATE, dir_fd=self._fd))
+    def open_file(self, name: bytes, size_bytes: int) -> FileBeingFilled:
+        """Stage a file to be filled, or reopen one that has ``size_bytes`` already.
+
+        Raises:
+            FileNotFoundError: it is gone, or shorter than that.
+        """
+        flags = _REOPEN if size_bytes else _REOPEN | os.O_CREAT
+        fd = os.open(name, flags, _PRIVATE, dir_fd=self._fd)
+        if os.fstat(fd).st_size < size_bytes:
+            os.close(fd)
+            raise FileNotFoundError(errno.ENOENT, "a staged file has been cut", name)
+        return FileBeingFilled(fd)
 
     def finish_file(self, name: bytes, size_bytes: int, mode: int, mtime_ns: int) -> int:
-        """Give a filled file its size and attributes; return its inode."""
-        fd = os.open(name, _REOPEN, _PRIVATE, dir_fd=self._fd)
+        """Give a filled file its attributes; return its inode.
+
+        Raises:
+            FileNotFoundError: it is gone, or does not have that size.
+        """
+        fd = os.open(name, _REOPEN, dir_fd=self._fd)
         try:
             if os.fstat(fd).st_size != size_bytes:
-                os.ftruncate(fd, size_bytes)
+                raise FileNotFoundError(errno.ENOENT, "a staged file has been cut", name)
             os.fchmod(fd, mode)
             os.utime(fd, ns=(mtime_ns, mtime_ns))
             return os.fstat(fd).st_ino

@@ -179,9 +179,7 @@ class SqlTransaction:
 
     def _write_nodes(self) -> None:
         old = [
-            (node,)
-            for node in self._unsaved
-            if node < self._first_new_id or node in self._written
+            (node,) for node in self._unsaved if node < self._first_new_id or node in self._written
         ]
         if old:
             self._cursor.executemany(self._statements.delete_node, old)

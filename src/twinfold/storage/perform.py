@@ -1,0 +1,193 @@
+"""Doing steps for the first time, in order."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import sys
+from collections.abc import Callable, Mapping, Sequence
+
+from twinfold.core.paths import display
+from twinfold.errors import DestinationError
+from twinfold.model import Kind
+from twinfold.storage.directories import OPEN_DIRECTORY, Directories
+from twinfold.storage.interface import (
+    ATTIC,
+    Attributes,
+    Location,
+    Performed,
+    Rename,
+    SetAside,
+    Step,
+)
+from twinfold.system.attributes import set_file_attributes
+from twinfold.system.durability import rename_new
+
+assert sys.platform != "win32"
+
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EMLINK)
+REFUSALS = {
+    errno.EILSEQ: "its name cannot be written on the destination's file system",
+    errno.EINVAL: "its name cannot be written on the destination's file system",
+    errno.ENAMETOOLONG: "its name is too long for the destination's file system",
+    errno.EXDEV: "another file system is mounted there at the destination",
+}
+"""Errors that will be the same each time: the entry is refused, the others go on."""
+
+
+class Performance:
+    """One run over steps none of which has been done."""
+
+    def __init__(
+        self,
+        roots: Mapping[int, int],
+        locate: Callable[[int], Location | None],
+        steps: Sequence[Step],
+    ) -> None:
+        self._steps = steps
+        places: dict[int, list[Location]] = {}
+        for step in steps:
+            if isinstance(step, Rename) and step.kind is Kind.DIRECTORY:
+                places.setdefault(step.node, [step.source])
+        self._directories = Directories(roots, locate, places, {})
+        self._identities: dict[int, tuple[int, int, int]] = {}
+        self._refused: dict[int, str] = {}
+
+    def run(self) -> Performed:
+        """Do the steps.
+
+        Raises:
+            DestinationError: an object that a step needs is gone.
+            OSError: the disk does not let us.
+        """
+        for step in self._steps:
+            self._directories.trim()
+            if isinstance(step, Rename):
+                self._rename(step)
+            elif isinstance(step, SetAside):
+                keep_in_attic(self._directories, step.source, step.name)
+            else:
+                self._give_attributes(step)
+        identities = [*self._identities.values(), *self._directories.remade]
+        return Performed(identities, self._directories.found, list(self._refused.items()))
+
+    def close(self) -> None:
+        """Let go of all directories."""
+        self._directories.close()
+
+    def _rename(self, step: Rename) -> None:
+        directories = self._directories
+        try:
+            target = directories.ensure(step.target.directory)
+            source = directories.descriptor(step.source.directory)
+            rename(directories, step, step.source, source, target, replaces=step.replaces)
+        except FileNotFoundError as error:
+            if step.target.directory == ATTIC:
+                return
+            raise DestinationError(
+                f"{display(step.source.name)} is gone from the destination; something else "
+                "changes files there"
+            ) from error
+        except OSError as error:
+            if error.errno not in REFUSALS:
+                raise
+            self._refused[step.node] = REFUSALS[error.errno]
+            return
+        if step.kind is Kind.DIRECTORY:
+            directories.moved(step.node, step.target)
+        elif step.kind is Kind.FILE and step.target.directory != ATTIC:
+            self._identities[step.node] = identity(step.node, target, step.target.name)
+
+    def _give_attributes(self, step: Attributes) -> None:
+        noted = give_attributes(self._directories, step, step.location)
+        if noted is not None:
+            self._identities[step.node] = noted
+
+
+def rename(
+    directories: Directories,
+    step: Rename,
+    location: Location,
+    source: int,
+    target: int,
+    *,
+    replaces: bool,
+) -> None:
+    """Rename the object of a step from ``location`` to its target.
+
+    What stands there unknown to the index is set aside; directories whose bits forbid
+    the rename are made writable.
+    """
+    try:
+        _rename(directories, step.target, location.name, source, target, replaces=replaces)
+    except PermissionError:
+        directories.widen(source, target)
+        if step.kind is Kind.DIRECTORY:
+            fd = os.open(location.name, OPEN_DIRECTORY, dir_fd=source)
+            try:
+                directories.widen(fd)
+            finally:
+                os.close(fd)
+        _rename(directories, step.target, location.name, source, target, replaces=replaces)
+
+
+def _rename(
+    directories: Directories,
+    wanted: Location,
+    name: bytes,
+    source: int,
+    target: int,
+    *,
+    replaces: bool,
+) -> None:
+    if replaces:
+        try:
+            os.rename(name, wanted.name, src_dir_fd=source, dst_dir_fd=target)
+            return
+        except (IsADirectoryError, NotADirectoryError):
+            directories.make_way(wanted, target)
+    try:
+        rename_new(name, wanted.name, source, target)
+    except FileExistsError:
+        directories.make_way(wanted, target)
+        rename_new(name, wanted.name, source, target)
+
+
+def keep_in_attic(directories: Directories, location: Location, name: bytes) -> None:
+    """Give what stands at ``location`` a second name in the attic, so that it can be replaced."""
+    attic = directories.roots[ATTIC]
+    try:
+        source = directories.descriptor(location.directory)
+        os.link(location.name, name, src_dir_fd=source, dst_dir_fd=attic, follow_symlinks=False)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        os.rename(location.name, name, src_dir_fd=source, dst_dir_fd=attic)
+
+
+def give_attributes(
+    directories: Directories, step: Attributes, location: Location
+) -> tuple[int, int, int] | None:
+    """Give an entry its attributes if it is there; return a file's identity."""
+    try:
+        if step.kind is Kind.DIRECTORY:
+            fd = directories.descriptor(step.node)
+            if stat.S_IMODE(os.fstat(fd).st_mode) != step.mode:
+                os.fchmod(fd, step.mode)
+            os.utime(fd, ns=(step.mtime_ns, step.mtime_ns))
+            return None
+        parent = directories.descriptor(location.directory)
+        if not set_file_attributes(location.name, parent, step.mode, step.mtime_ns):
+            return None
+        return identity(step.node, parent, location.name)
+    except FileNotFoundError:
+        return None
+
+
+def identity(node: int, directory: int, name: bytes) -> tuple[int, int, int]:
+    """Return (node, inode, ctime_ns) of what has this name now."""
+    status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+    return node, status.st_ino, status.st_ctime_ns
