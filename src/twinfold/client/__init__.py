@@ -1,0 +1,1 @@
+"""The sending side: watch, scan, read, plan, transfer."""

@@ -1,0 +1,255 @@
+"""Batches as they are filled by the scan and wait for their acknowledgement."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from twinfold.client.effects import Effect, Insert, Relocate, Remove, Update
+from twinfold.client.state import ROOT_NODE, State
+from twinfold.core.planning import DIRECTORY
+from twinfold.model import CHUNK_ID_SIZE_BYTES, Change
+
+MAX_CHANGES = 1_000
+MAX_CONTENT_BYTES = 8 * 1024 * 1024
+MAX_HEADER_BYTES = 2 * 1024 * 1024
+
+_CHUNK_HEADER_BYTES = CHUNK_ID_SIZE_BYTES + 8
+_CHANGE_HEADER_BYTES = 96
+
+
+class Stretch(NamedTuple):
+    """Where in the source a chunk's bytes can be read again."""
+
+    path: bytes
+    offset: int
+    size: int
+
+
+Piece = bytes | Stretch
+
+
+class Batch:
+    """Changes that are committed together, and what it takes to send and to acknowledge them.
+
+    Attributes:
+        serial: counts the client's batches, sent or not.
+        changes: what the server is asked to do, in order.
+        effects: per effect the index of its change, or -1, and the effect.
+        pieces: per chunk id its bytes, or where to read them should the server lack them.
+        held_bytes: content that is kept in memory.
+        content_bytes: content that the changes bring, wherever the server takes it from.
+    """
+
+    def __init__(self, serial: int) -> None:
+        self.serial = serial
+        self.changes: list[Change] = []
+        self.effects: list[tuple[int, Effect]] = []
+        self.pieces: dict[bytes, Piece] = {}
+        self.held_bytes = 0
+        self.content_bytes = 0
+        self.header_bytes = 0
+
+    def is_full_for(self, size_bytes: int) -> bool:
+        """Tell whether a change with so much new content belongs into the next batch."""
+        return bool(self.effects or self.pieces) and (
+            len(self.changes) >= MAX_CHANGES
+            or self.held_bytes + size_bytes > MAX_CONTENT_BYTES
+            or self.header_bytes > MAX_HEADER_BYTES
+            or len(self.effects) >= 4 * MAX_CHANGES
+        )
+
+
+class Pending:
+    """What batches on their way will have changed: the state does not say it yet."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._places: dict[int, tuple[int, int, bytes]] = {}
+        self._touched: dict[int, int] = {}
+        self._removed: dict[int, int] = {}
+        self._chunks: dict[bytes, int] = {}
+
+    def note(self, serial: int, effect: Effect) -> None:
+        """Remember an effect that waits for its acknowledgement."""
+        if isinstance(effect, Insert):
+            node = effect.node
+            if node.kind != DIRECTORY:
+                return
+            with self._state.lock:
+                self._places[node.id] = (serial, node.parent, node.name)
+                self._touched[node.id] = serial
+        elif isinstance(effect, Relocate):
+            with self._state.lock:
+                self._places[effect.node] = (serial, effect.parent, effect.name)
+                self._touched[effect.node] = serial
+        elif isinstance(effect, Update):
+            with self._state.lock:
+                self._touched[effect.node.id] = serial
+        elif isinstance(effect, Remove):
+            with self._state.lock:
+                self._removed[effect.node] = serial
+
+    def note_chunk(self, serial: int, chunk_id: bytes) -> None:
+        """Remember that a batch brings this chunk.
+
+        Not locked: if a simultaneous `forget` drops it, the chunk is but asked for in vain.
+        """
+        self._chunks[chunk_id] = serial
+
+    def brings_chunk(self, chunk_id: bytes) -> bool:
+        """Tell whether a batch on its way brings this chunk."""
+        return chunk_id in self._chunks
+
+    def is_touched(self, node: int) -> bool:
+        """Tell whether a batch on its way changes the entry itself."""
+        return node in self._touched or node in self._removed
+
+    def path_of(self, node: int) -> bytes | None:
+        """Return where the entry will be when all batches on their way are applied.
+
+        None if it, or a directory above it, will be gone.
+        """
+        names: list[bytes] = []
+        with self._state.lock:
+            while node != ROOT_NODE:
+                if node in self._removed:
+                    return None
+                place = self._places.get(node)
+                found = place[1:] if place else self._state.place(node)
+                if found is None:
+                    return None
+                node, name = found
+                names.append(name)
+        return b"/".join(reversed(names))
+
+    def forget(self, batch: Batch) -> None:
+        """The batch is acknowledged: the state says it now."""
+        serial = batch.serial
+        with self._state.lock:
+            self._places = {n: p for n, p in self._places.items() if p[0] != serial}
+            self._touched = {n: s for n, s in self._touched.items() if s != serial}
+            self._removed = {n: s for n, s in self._removed.items() if s != serial}
+            for chunk_id in batch.pieces:
+                if self._chunks.get(chunk_id) == serial:
+                    del self._chunks[chunk_id]
+
+    def clear(self) -> None:
+        """Nothing is on its way any more."""
+        with self._state.lock:
+            self._places.clear()
+            self._touched.clear()
+            self._removed.clear()
+            self._chunks.clear()
+
+
+class ChunkSieve:
+    """Tells chunks that were surely not met before from those that may have been.
+
+    One bit a chunk in a fixed 2 MiB, at the place that three bytes of its id name.
+    """
+
+    def __init__(self) -> None:
+        self._bits = bytearray(1 << 21)
+
+    def meet(self, chunk_id: bytes) -> bool:
+        """Take note of a chunk; False if it is surely a new one."""
+        place = int.from_bytes(chunk_id[:3], "little")
+        at, bit = place >> 3, 1 << (place & 7)
+        was_met = bool(self._bits[at] & bit)
+        self._bits[at] |= bit
+        return was_met
+
+
+class BatchBuilder:
+    """Fills batches and hands each on as soon as it is full.
+
+    Args:
+        state: tells which chunks the server has had.
+        pending: is told what each batch will change.
+        send: takes a full batch; may wait for room.
+        serial: the last batch's number.
+        all_new: the server had nothing when the scan began, so that only chunks which
+            this scan has met need to be looked up.
+    """
+
+    def __init__(
+        self,
+        state: State,
+        pending: Pending,
+        send: Callable[[Batch], None],
+        serial: int = 0,
+        all_new: bool = False,
+    ) -> None:
+        self._state = state
+        self._pending = pending
+        self._send = send
+        self._met = ChunkSieve() if all_new else None
+        self._batch = Batch(serial + 1)
+
+    @property
+    def serial(self) -> int:
+        """The number of the last batch that was handed on."""
+        return self._batch.serial - 1
+
+    def is_full_for(self, size_bytes: int) -> bool:
+        """Tell whether so much more content belongs into the next batch."""
+        return self._batch.is_full_for(size_bytes)
+
+    def make_room(self, size_bytes: int) -> None:
+        """Hand the batch on if it has no room for so much more content."""
+        if self._batch.is_full_for(size_bytes):
+            self.flush()
+
+    def add(self, change: Change | None, *effects: Effect, header_bytes: int = 0) -> None:
+        """Append a change and its effects; without a change only the state advances.
+
+        The content that the change refers to was added before, without `make_room` in between.
+        """
+        batch = self._batch
+        index = -1
+        if change is not None:
+            index = len(batch.changes)
+            batch.changes.append(change)
+            batch.header_bytes += header_bytes + _CHANGE_HEADER_BYTES
+        for effect in effects:
+            batch.effects.append((index, effect))
+            self._pending.note(batch.serial, effect)
+
+    def add_content(
+        self, chunk_id: bytes, data: bytes | memoryview, path: bytes, offset: int
+    ) -> None:
+        """Keep a chunk's bytes, or only their place if the server is believed to have them."""
+        batch = self._batch
+        size_bytes = len(data)
+        batch.content_bytes += size_bytes
+        batch.header_bytes += _CHUNK_HEADER_BYTES
+        if chunk_id in batch.pieces:
+            return
+        if self._server_may_have(chunk_id):
+            batch.pieces[chunk_id] = Stretch(path, offset, size_bytes)
+        else:
+            batch.pieces[chunk_id] = bytes(data)
+            batch.held_bytes += size_bytes
+        self._pending.note_chunk(batch.serial, chunk_id)
+
+    def _server_may_have(self, chunk_id: bytes) -> bool:
+        if self._met is not None and not self._met.meet(chunk_id):
+            return False
+        return self._pending.brings_chunk(chunk_id) or self._state.knows_chunk(chunk_id)
+
+    def count_kept(self, size_bytes: int) -> None:
+        """Count content that a change refers to as a stretch of what the server has."""
+        self._batch.content_bytes += size_bytes
+
+    def add_place(self, chunk_id: bytes, stretch: Stretch) -> None:
+        """Remember where a chunk is that the server is to take from what it has."""
+        self._batch.content_bytes += stretch.size
+        self._batch.pieces.setdefault(chunk_id, stretch)
+
+    def flush(self) -> None:
+        """Hand on what there is."""
+        batch = self._batch
+        if batch.effects or batch.changes:
+            self._batch = Batch(batch.serial + 1)
+            self._send(batch)

@@ -1,0 +1,199 @@
+"""Asking a running client: what it does, or to say when everything is durable.
+
+One line of JSON each way, over a Unix socket in the client's own folder. Where there is none
+(Windows, or a path too long for a socket's address) a port on loopback takes its place, whose
+number and secret stand in a file that only this user can read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import os
+import secrets
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Literal
+
+import msgspec
+
+from twinfold.client.events import Status
+from twinfold.client.place import ClientPlace, place_of, places
+from twinfold.errors import TwinfoldError
+
+_MAX_LINE_BYTES = 64 * 1024 * 1024
+_MAX_SOCKET_PATH_BYTES = 100
+_STATUS_TIMEOUT_S = 10.0
+_GRACE_S = 5.0
+
+
+class Question(msgspec.Struct, frozen=True):
+    """What is asked; ``secret`` only where a port is used."""
+
+    op: Literal["status", "wait"]
+    timeout_s: float | None = None
+    secret: str = ""
+
+
+class _Port(msgspec.Struct, frozen=True):
+    port: int
+    secret: str
+
+
+class NotRunningError(TwinfoldError):
+    """No client is running for this source."""
+
+
+class Control:
+    """Answers questions for as long as its block lasts.
+
+    Args:
+        place: where the client is found.
+        status: what it does now.
+        wait_for_all: returns when all that was changed before is durable.
+    """
+
+    def __init__(
+        self,
+        place: ClientPlace,
+        status: Callable[[], Status],
+        wait_for_all: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._place = place
+        self._status = status
+        self._wait_for_all = wait_for_all
+        self._secret = ""
+        self._server: asyncio.Server | None = None
+
+    async def __aenter__(self) -> Control:
+        self._remove()
+        if sys.platform != "win32" and _has_socket(self._place):
+            self._server = await asyncio.start_unix_server(self._serve, self._place.control_socket)
+            self._place.control_socket.chmod(0o600)
+        else:
+            self._secret = secrets.token_urlsafe(32)
+            self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+            port = self._server.sockets[0].getsockname()[1]
+            _write_private(self._place.control_port, _Port(port, self._secret))
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._server is not None:
+            self._server.close()
+        self._remove()
+
+    def _remove(self) -> None:
+        self._place.control_socket.unlink(missing_ok=True)
+        self._place.control_port.unlink(missing_ok=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            question = msgspec.json.decode(await reader.readline(), type=Question)
+            if not hmac.compare_digest(question.secret.encode(), self._secret.encode()):
+                return
+            if question.op == "wait":
+                await self._wait(question.timeout_s)
+            writer.write(_encode(self._status()) + b"\n")
+            await writer.drain()
+        except (OSError, ValueError):
+            return
+        finally:
+            writer.close()
+
+    async def _wait(self, timeout_s: float | None) -> None:
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._wait_for_all()
+        except TimeoutError:
+            return
+
+
+async def ask_status(place: ClientPlace) -> Status:
+    """Return what the client of a source does now.
+
+    Raises:
+        NotRunningError: there is none.
+    """
+    return await _ask(place, Question("status"), _STATUS_TIMEOUT_S)
+
+
+async def ask_wait(state_dir: Path, source: bytes, timeout_s: float | None) -> Status:
+    """Return the client's status once all that was changed before is durable.
+
+    ``in_sync`` is False in it if that took longer than ``timeout_s``.
+
+    Raises:
+        NotRunningError: no client is running for the source.
+    """
+    patience_s = None if timeout_s is None else timeout_s + _GRACE_S
+    return await _ask(place_of(state_dir, source), Question("wait", timeout_s), patience_s)
+
+
+async def list_clients(state_dir: Path) -> list[Status]:
+    """Return the status of every client of this user that is running."""
+    found: list[Status] = []
+    for place in places(state_dir):
+        try:
+            found.append(await ask_status(place))
+        except NotRunningError:
+            continue
+    return found
+
+
+async def _ask(place: ClientPlace, question: Question, timeout_s: float | None) -> Status:
+    try:
+        async with asyncio.timeout(timeout_s):
+            reader, writer, secret = await _connect(place)
+            try:
+                message = msgspec.structs.replace(question, secret=secret)
+                writer.write(msgspec.json.encode(message) + b"\n")
+                await writer.drain()
+                answer = await reader.readline()
+            finally:
+                writer.close()
+        return _decode(answer)
+    except (OSError, ValueError, TimeoutError) as error:
+        raise NotRunningError(
+            "no client is running for this source; start it with: twinfold client SOURCE"
+        ) from error
+
+
+async def _connect(
+    place: ClientPlace,
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, str]:
+    if place.control_port.exists():
+        port = msgspec.json.decode(place.control_port.read_bytes(), type=_Port)
+        reader, writer = await asyncio.open_connection(
+            "127.0.0.1", port.port, limit=_MAX_LINE_BYTES
+        )
+        return reader, writer, port.secret
+    if sys.platform != "win32" and _has_socket(place):
+        path = place.control_socket
+        reader, writer = await asyncio.open_unix_connection(path, limit=_MAX_LINE_BYTES)
+        return reader, writer, ""
+    raise FileNotFoundError(place.control_port)
+
+
+def _has_socket(place: ClientPlace) -> bool:
+    return len(os.fsencode(place.control_socket)) <= _MAX_SOCKET_PATH_BYTES
+
+
+def _write_private(path: Path, message: msgspec.Struct) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(fd, "wb") as file:
+        file.write(msgspec.json.encode(message))
+
+
+def _encode(status: Status) -> bytes:
+    return msgspec.json.encode(status)
+
+
+def _decode(answer: bytes) -> Status:
+    return msgspec.json.decode(answer, type=Status)

@@ -1,0 +1,121 @@
+"""What the client tells whoever watches it: the screen, ``--json``, ``status``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import msgspec
+
+
+class Connecting(msgspec.Struct, frozen=True):
+    """A session with the server is being opened."""
+
+    url: str
+
+
+class Waiting(msgspec.Struct, frozen=True):
+    """The server cannot be used now; the next try is in ``retry_in_s`` seconds."""
+
+    reason: str
+    retry_in_s: float
+
+
+class Comparing(msgspec.Struct, frozen=True):
+    """The state does not match the server's revision: all entries are compared."""
+
+    entries: int
+
+
+class Scanning(msgspec.Struct, frozen=True):
+    """The whole source is being scanned."""
+
+
+class Counted(msgspec.Struct, frozen=True):
+    """How much a first sync will have to look at; known some time after it began."""
+
+    files: int
+    size_bytes: int
+
+
+class Progress(msgspec.Struct, frozen=True):
+    """Totals of the work since the last `InSync`: acknowledged files and bytes.
+
+    ``sent_bytes`` counts request bodies, ``reused_bytes`` content that the server took
+    from what it already held.
+    """
+
+    files: int
+    size_bytes: int
+    sent_bytes: int
+    reused_bytes: int
+
+
+class Applied(msgspec.Struct, frozen=True):
+    """A change is durable at the server. ``source`` is set for moves only."""
+
+    verb: Literal["put", "mkdir", "symlink", "move", "delete", "attributes"]
+    path: bytes
+    source: bytes | None = None
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """An entry that cannot be synchronised now, and why."""
+
+    path: bytes
+    reason: str
+
+
+class Held(msgspec.Struct, frozen=True):
+    """Deletions are held back."""
+
+    reason: str
+    deletions: int
+
+
+class InSync(msgspec.Struct, frozen=True):
+    """Source and destination are equal, but for the problems reported."""
+
+    files: int
+    size_bytes: int
+    sent_bytes: int
+    reused_bytes: int
+    seconds: float
+    problems: int
+
+
+Event = (
+    Connecting
+    | Waiting
+    | Comparing
+    | Scanning
+    | Counted
+    | Progress
+    | Applied
+    | Problem
+    | Held
+    | InSync
+)
+
+Listener = Callable[[Event], None]
+
+
+class Status(msgspec.Struct, frozen=True):
+    """What a running client answers to ``twinfold status`` and ``twinfold wait``.
+
+    ``activity`` is one of ``connecting``, ``waiting``, ``comparing``, ``scanning``,
+    ``syncing``, ``held``, ``live``; ``since`` and ``in_sync_at`` are seconds since 1970.
+    """
+
+    source: str
+    server: str
+    pid: int
+    activity: str
+    detail: str
+    files: int
+    size_bytes: int
+    sent_bytes: int
+    reused_bytes: int
+    problems: list[Problem]
+    in_sync_at: float | None
+    in_sync: bool

@@ -1,0 +1,139 @@
+"""Files: read in a stable way, compared with what was acknowledged, and put into batches."""
+
+from __future__ import annotations
+
+import os
+
+from twinfold.client.batch import BatchBuilder
+from twinfold.client.effects import Effect, Insert, Node, Relocate, Update
+from twinfold.client.moves import MoveFinder, Origin
+from twinfold.client.read import WHOLE_BYTES, Cut, Reader, settled
+from twinfold.client.state import State
+from twinfold.client.tree import Directory
+from twinfold.client.uploads import Uploader
+from twinfold.core.planning import Facts, Known, differs_in_attributes
+from twinfold.model import Change, Move, PutFile, SetAttributes
+
+
+class FilePlanner:
+    """Turns new and changed files into changes.
+
+    Its methods raise `UnsettledError` where the file is to be tried again later, and OSError
+    where it cannot be read.
+    """
+
+    def __init__(
+        self,
+        state: State,
+        builder: BatchBuilder,
+        reader: Reader,
+        uploader: Uploader,
+        moves: MoveFinder,
+    ) -> None:
+        self._state = state
+        self._builder = builder
+        self._reader = reader
+        self._uploader = uploader
+        self._moves = moves
+
+    def plan_fresh(
+        self,
+        directory: Directory,
+        path: bytes,
+        parent: int,
+        name: bytes,
+        facts: Facts,
+        replacing: tuple[Effect, ...] = (),
+    ) -> None:
+        """Put a name that was not there before: a move if its content comes along, else a file."""
+        origin = None if replacing else self._moves.find(facts, path)
+        expected = origin.known if origin else None
+        fd, now = self._reader.open(directory, name, facts)
+        try:
+            content, cuts, manifest, upload, effects = self._read(fd, now, path, expected)
+        finally:
+            os.close(fd)
+        if origin is not None and _has_content(origin.known, now, content):
+            self._move(origin, path, parent, name, now)
+            return
+        node = _node(self._state.allocate_node(), parent, name, now, content, manifest)
+        self._put(path, now, content, cuts, upload, *replacing, *effects, Insert(node))
+
+    def plan_changed(
+        self,
+        directory: Directory,
+        path: bytes,
+        parent: int,
+        name: bytes,
+        facts: Facts,
+        known: Known,
+    ) -> None:
+        """Read a file that may have changed, and send what did: content, attributes, nothing."""
+        fd, now = self._reader.open(directory, name, facts)
+        try:
+            content, cuts, manifest, upload, effects = self._read(fd, now, path, known)
+        finally:
+            os.close(fd)
+        if not _has_content(known, now, content):
+            node = _node(known.node, parent, name, now, content, manifest)
+            self._put(path, now, content, cuts, upload, *effects, Update(node))
+            return
+        self._builder.make_room(0)
+        node = _node(known.node, parent, name, now, content, known.manifest)
+        self._builder.add(_attributes(path, now, known), Update(node))
+
+    def _read(
+        self, fd: int, facts: Facts, path: bytes, expected: Known | None
+    ) -> tuple[bytes, list[Cut], int, bytes, list[Effect]]:
+        if facts.size <= WHOLE_BYTES:
+            content, cuts = self._reader.whole(fd, facts)
+            return content, cuts, 0, b"", []
+        uploaded = self._uploader.upload(fd, facts, path, expected)
+        return uploaded.content, [], uploaded.manifest, uploaded.upload, uploaded.effects
+
+    def _move(self, origin: Origin, path: bytes, parent: int, name: bytes, facts: Facts) -> None:
+        known = origin.known
+        self._moves.moved.add(known.node)
+        self._builder.make_room(0)
+        self._builder.add(
+            Move(origin.path, path), Relocate(known.node, parent, name), header_bytes=2 * len(path)
+        )
+        node = _node(known.node, parent, name, facts, known.content, known.manifest)
+        self._builder.add(_attributes(path, facts, known), Update(node))
+
+    def _put(
+        self,
+        path: bytes,
+        facts: Facts,
+        content: bytes,
+        cuts: list[Cut],
+        upload: bytes,
+        *effects: Effect,
+    ) -> None:
+        builder = self._builder
+        builder.make_room(0 if upload else facts[2])
+        chunks = []
+        offset = 0
+        for chunk, data in cuts:
+            builder.add_content(chunk.id, data, path, offset)
+            offset += len(data)
+            chunks.append(chunk)
+        change = PutFile(path, facts[1], facts[3], facts[2], content, chunks, upload)
+        builder.add(change, *effects, header_bytes=len(path))
+
+
+def _node(node: int, parent: int, name: bytes, facts: Facts, content: bytes, manifest: int) -> Node:
+    kind, mode, size, mtime_ns, ctime_ns, dev, inode = settled(facts)
+    return Node(
+        node, parent, name, kind, mode, size, mtime_ns, ctime_ns, dev, inode, content, b"", manifest
+    )
+
+
+def _attributes(path: bytes, facts: Facts, known: Known) -> Change | None:
+    if differs_in_attributes(facts, known):
+        return SetAttributes(path, facts.mode, facts.mtime_ns)
+    return None
+
+
+def _has_content(known: Known, facts: Facts, content: bytes) -> bool:
+    return known.content == content and known.size == facts.size

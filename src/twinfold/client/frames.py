@@ -1,0 +1,90 @@
+"""Writing a batch's frames: the header, then chunks by the mebibyte, compressed where it pays."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Iterable
+
+from twinfold import protocol
+from twinfold.client.batch import Piece
+from twinfold.core.compression import SAMPLE_BYTES, CompressionChooser, is_incompressible
+from twinfold.model import Change, Chunk
+from twinfold.protocol import Batch, FrameKind
+
+FRAME_BYTES = 1024 * 1024
+_OFFLOAD_BYTES = 128 * 1024
+_HEADER_LEVEL = 3
+_SAMPLE_LEVEL = 1
+
+
+class FrameWriter:
+    """Makes bodies of frames.
+
+    Args:
+        chooser: decides on compression, and learns from how it went.
+        read_again: returns a chunk's bytes from where a piece says they are.
+    """
+
+    def __init__(
+        self, chooser: CompressionChooser, read_again: Callable[[bytes, Piece], bytes]
+    ) -> None:
+        self._chooser = chooser
+        self._read_again = read_again
+
+    def header(self, changes: list[Change]) -> bytes:
+        """Return the frame that announces a batch."""
+        payload = protocol.encode(Batch(changes))
+        return protocol.pack_frame(FrameKind.BATCH, b"", [payload], _HEADER_LEVEL)
+
+    async def body(
+        self, header: bytes, pieces: Iterable[tuple[bytes, Piece]]
+    ) -> AsyncIterator[bytes]:
+        """Yield a header (if any), and the chunks in frames."""
+        if header:
+            yield header
+        chunks: list[Chunk] = []
+        parts: list[bytes] = []
+        size_bytes = 0
+        for chunk_id, piece in pieces:
+            if isinstance(piece, bytes):
+                data = piece
+            else:
+                data = await asyncio.to_thread(self._read_again, chunk_id, piece)
+            chunks.append(Chunk(chunk_id, len(data)))
+            parts.append(data)
+            size_bytes += len(data)
+            if size_bytes >= FRAME_BYTES or len(chunks) >= protocol.MAX_FRAME_CHUNKS:
+                async for frame in self._sent(chunks, parts, size_bytes):
+                    yield frame
+                chunks, parts, size_bytes = [], [], 0
+        if chunks:
+            async for frame in self._sent(chunks, parts, size_bytes):
+                yield frame
+
+    async def _sent(
+        self, chunks: list[Chunk], parts: list[bytes], size_bytes: int
+    ) -> AsyncIterator[bytes]:
+        if size_bytes >= _OFFLOAD_BYTES:
+            frame = await asyncio.to_thread(self._pack, chunks, parts, size_bytes)
+        else:
+            frame = self._pack(chunks, parts, size_bytes)
+        began_s = time.monotonic()
+        yield frame
+        self._chooser.observe_sending(len(frame), time.monotonic() - began_s)
+
+    def _pack(self, chunks: list[Chunk], parts: list[bytes], size_bytes: int) -> bytes:
+        level = self._chooser.level(size_bytes)
+        if level is not None and size_bytes > 4 * SAMPLE_BYTES and _is_dense(parts):
+            level = None
+        began_s = time.monotonic()
+        frame = protocol.pack_frame(FrameKind.CHUNKS, protocol.encode(chunks), parts, level)
+        if level is not None:
+            self._chooser.observe_packing(size_bytes, len(frame), time.monotonic() - began_s)
+        return frame
+
+
+def _is_dense(parts: list[bytes]) -> bool:
+    sample = parts[len(parts) // 2][:SAMPLE_BYTES]
+    packed = protocol.pack_frame(FrameKind.CHUNKS, b"", [sample], _SAMPLE_LEVEL)
+    return is_incompressible(len(sample), len(packed))

@@ -1,0 +1,218 @@
+"""Stable reading: a file's bytes count only if it did not change while they were read."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+from blake3 import blake3
+
+from twinfold.client.tree import Directory, facts_of, open_path, signed
+from twinfold.core.chunking import MIN_SIZE_BYTES, cut_lengths
+from twinfold.core.manifest import EMPTY_CONTENT, ContentHasher
+from twinfold.core.planning import FILE, UNSETTLED_CTIME_NS, Facts, is_racy
+from twinfold.model import Chunk
+
+WHOLE_BYTES = 4 * 1024 * 1024
+"""Up to this size a file is one change; beyond it, an upload in parts."""
+
+CLOCK_GRANULARITY_NS = 10_000_000
+"""File times tick at least this often (100 Hz), and every tick is a new ctime."""
+
+_SMALL_BYTES = MIN_SIZE_BYTES
+
+SWAPPED = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EINVAL, errno.ENXIO, errno.ESTALE}
+"""What the calls answer when an entry became something else since it was listed."""
+
+Cut = tuple[Chunk, bytes | memoryview]
+"""A chunk and its bytes, which are valid until the next read."""
+
+
+class ScanStoppedError(Exception):
+    """The scan was told to end before it was through."""
+
+
+class UnsettledError(Exception):
+    """The file changes or vanishes while it is looked at; it is to be tried again later."""
+
+
+class Reader:
+    """Reads one file at a time, with one buffer for all; ``stop`` ends a long read."""
+
+    def __init__(self, stop: threading.Event) -> None:
+        self._stop = stop
+        self._buffer = memoryview(bytearray(WHOLE_BYTES + 1))
+
+    def open(self, directory: Directory, name: bytes, listed: Facts) -> tuple[int, Facts]:
+        """Return (descriptor, facts) of the file that was listed, when it can be read safely.
+
+        Waits out the clock tick in which the file was last changed, so that a change after
+        the read cannot leave the same ctime. A ctime in the future can prove nothing, and is
+        returned as unsettled.
+
+        Raises:
+            UnsettledError: another file has this name now, or none.
+            OSError: it may not be read.
+        """
+        try:
+            fd = directory.open_file(name)
+        except OSError as error:
+            if error.errno in SWAPPED:
+                raise UnsettledError from error
+            raise
+        facts = listed
+        if not is_unchanged(fd, listed):
+            facts = facts_of(os.fstat(fd))
+            if facts.kind != FILE or facts[5:] != listed[5:]:
+                os.close(fd)
+                raise UnsettledError
+        now_ns = time.time_ns()
+        if is_racy(facts.ctime_ns, now_ns, CLOCK_GRANULARITY_NS):
+            wait_ns = facts.ctime_ns + CLOCK_GRANULARITY_NS - now_ns
+            if wait_ns <= 2 * CLOCK_GRANULARITY_NS:
+                time.sleep(wait_ns / 1e9)
+        return fd, facts
+
+    def whole(self, fd: int, facts: Facts) -> tuple[bytes, list[Cut]]:
+        """Return (content id, chunks with their bytes) of a file of up to `WHOLE_BYTES`.
+
+        Raises:
+            UnsettledError: the file changed meanwhile.
+        """
+        size = facts[2]
+        if size <= _SMALL_BYTES:
+            data = os.read(fd, size + 1)
+            if len(data) != size or not is_unchanged(fd, facts):
+                raise UnsettledError
+            if not size:
+                return EMPTY_CONTENT, []
+            chunk_id = blake3(data).digest()
+            return chunk_id, [(Chunk(chunk_id, size), data)]
+        filled = _fill(fd, self._buffer[: size + 1])
+        if filled != size:
+            raise UnsettledError
+        cuts = list(_cuts(self._buffer[:size], final=True))
+        check_unchanged(fd, facts)
+        hasher = ContentHasher()
+        hasher.add(chunk for chunk, _ in cuts)
+        return hasher.content_id(), cuts
+
+    def stretches(self, fd: int) -> Iterator[list[Cut]]:
+        """Yield a file's chunks from its start to its end, as many as the buffer decides."""
+        os.lseek(fd, 0, os.SEEK_SET)
+        buffer, filled = self._buffer, 0
+        final = False
+        while not final:
+            if self._stop.is_set():
+                raise ScanStoppedError
+            count = _fill(fd, buffer[filled:])
+            final = filled + count < len(buffer)
+            filled += count
+            cuts = list(_cuts(buffer[:filled], final))
+            yield cuts
+            used = sum(chunk.size for chunk, _ in cuts)
+            buffer[: filled - used] = buffer[used:filled]
+            filled -= used
+
+    def identify(self, fd: int, facts: Facts) -> bytes:
+        """Return the content id of a file of any size.
+
+        Raises:
+            UnsettledError: the file changed meanwhile.
+        """
+        hasher = ContentHasher()
+        for cuts in self.stretches(fd):
+            hasher.add(chunk for chunk, _ in cuts)
+        check_unchanged(fd, facts)
+        return hasher.content_id()
+
+
+def is_unchanged(fd: int, facts: Facts) -> bool:
+    """Tell whether an open file is what these facts say: the hot half of a stable read."""
+    status = os.fstat(fd)
+    _, mode, size, mtime_ns, ctime_ns, dev, inode = facts
+    return (
+        status.st_ctime_ns == ctime_ns
+        and status.st_mtime_ns == mtime_ns
+        and status.st_size == size
+        and signed(status.st_ino) == inode
+        and signed(status.st_dev) == dev
+        and status.st_mode == stat.S_IFREG | (status.st_mode & ~0o170777) | mode
+    )
+
+
+def check_unchanged(fd: int, facts: Facts) -> None:
+    """Make sure that the file is still what it was when reading began.
+
+    Raises:
+        UnsettledError: it is not.
+    """
+    if not is_unchanged(fd, facts):
+        raise UnsettledError
+
+
+def settled(facts: Facts) -> Facts:
+    """Return the facts to remember of a file that was read just now.
+
+    A ctime that the clock has not reached is kept as `UNSETTLED_CTIME_NS`: it equals nothing.
+    """
+    if is_racy(facts.ctime_ns, time.time_ns(), CLOCK_GRANULARITY_NS):
+        return facts._replace(ctime_ns=UNSETTLED_CTIME_NS)
+    return facts
+
+
+def read_again(root: Directory, path: bytes, offset: int, size: int, chunk_id: bytes) -> bytes:
+    """Return a chunk's bytes from the file that they were read from before.
+
+    Raises:
+        UnsettledError: these bytes are no longer there.
+        OSError: the file cannot be read.
+    """
+    parent, _, name = path.rpartition(b"/")
+    with open_path(root, parent) as directory:
+        try:
+            fd = directory.open_file(name)
+        except FileNotFoundError as error:
+            raise UnsettledError from error
+    with os.fdopen(fd, "rb") as file:
+        file.seek(offset)
+        data = file.read(size)
+    if blake3(data).digest() != chunk_id:
+        raise UnsettledError
+    return data
+
+
+def _fill(fd: int, buffer: memoryview) -> int:
+    filled = 0
+    while filled < len(buffer):
+        count = _read_into(fd, buffer[filled:])
+        if not count:
+            break
+        filled += count
+    return filled
+
+
+if sys.platform == "win32":
+
+    def _read_into(fd: int, buffer: memoryview) -> int:
+        data = os.read(fd, len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+else:
+
+    def _read_into(fd: int, buffer: memoryview) -> int:
+        return os.readv(fd, [buffer])
+
+
+def _cuts(data: memoryview, final: bool) -> Iterator[Cut]:
+    start = 0
+    for length in cut_lengths(data, final):
+        piece = data[start : start + length]
+        yield Chunk(blake3(piece).digest(), length), piece
+        start += length

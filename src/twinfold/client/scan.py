@@ -1,0 +1,380 @@
+"""The scan: compares the source with the state, directory by directory, and fills batches.
+
+Memory: one directory's listing, not the tree. Deletions are collected and left to the end: each
+is planned only if its directory was listed without an error, and sent only if the source is
+still the folder that it was.
+"""
+
+from __future__ import annotations
+
+import threading
+from array import array
+from collections.abc import Callable, Iterable
+
+import msgspec
+
+from twinfold.client.batch import BatchBuilder, Pending
+from twinfold.client.effects import Effect, Insert, Node, Relocate, Remove, Update
+from twinfold.client.files import FilePlanner
+from twinfold.client.ignore import IgnoreRules
+from twinfold.client.levels import Child, Level
+from twinfold.client.moves import MoveFinder
+from twinfold.client.problems import MAX_LISTED, Problems
+from twinfold.client.read import SWAPPED, ScanStoppedError, UnsettledError
+from twinfold.client.state import ROOT_NODE, State
+from twinfold.client.tree import Directory, list_settled
+from twinfold.core.paths import MAX_DEPTH, MAX_PATH_BYTES, join
+from twinfold.core.planning import (
+    DIRECTORY,
+    SYMLINK,
+    Facts,
+    Known,
+    compare_directory,
+    deletions_held,
+    differs_in_attributes,
+)
+from twinfold.errors import SourceError, SourceVanishedError
+from twinfold.model import (
+    RESERVED_ROOT_NAME,
+    ROOT_PATH,
+    Change,
+    Delete,
+    MakeDirectory,
+    MakeSymlink,
+    Move,
+    SetAttributes,
+)
+
+_OPEN_LEVELS = 128
+"""So many directories of the way down are kept open; those above are opened again."""
+
+CHANGED_MEANWHILE = (FileNotFoundError, NotADirectoryError)
+
+
+class Tools(msgspec.Struct, frozen=True):
+    """What a scan works with."""
+
+    root: Directory
+    state: State
+    pending: Pending
+    builder: BatchBuilder
+    files: FilePlanner
+    moves: MoveFinder
+    problems: Problems
+    ignore: IgnoreRules
+    watch: Callable[[bytes, int | None], None]
+    is_same_source: Callable[[], bool]
+    stop: threading.Event
+
+
+class Scan:
+    """One pass over the source, whole or in part; used once.
+
+    Attributes:
+        retry: names, by directory, that changed while they were looked at.
+        held_deletions: how many deletions the guard holds back.
+    """
+
+    def __init__(self, tools: Tools) -> None:
+        self.tools = tools
+        self.retry: dict[bytes, set[bytes]] = {}
+        self.held_deletions = 0
+        self._vanished = array("q")
+        self._ailing: set[bytes] = set()
+        self._entries_before = tools.state.entries
+
+    def scan_all(self) -> None:
+        """Compare the whole source and hand on every batch."""
+        tools = self.tools
+        tools.problems.begin_full_scan()
+        root = Child(b"", 0, ROOT_NODE, None, tools.state.node(ROOT_NODE))
+        self.walk(tools.root, ROOT_PATH, root)
+        self.finish()
+        tools.problems.end_full_scan()
+
+    def finish(self) -> None:
+        """Send the deletions that are due, and the last batch."""
+        self._delete_vanished()
+        self.tools.builder.flush()
+
+    def walk(self, directory: Directory, path: bytes, child: Child) -> None:
+        """Compare a directory and everything below it; ``directory`` is left open."""
+        levels = [Level(directory, path, self.visit(directory, path, child))]
+        try:
+            while levels:
+                level = levels[-1]
+                if level.children:
+                    below = self._go_down(level, level.children.pop(), len(levels))
+                    if below is not None:
+                        levels.append(below)
+                    if len(levels) > _OPEN_LEVELS + 1:
+                        levels[-_OPEN_LEVELS].close()
+                else:
+                    levels.pop()
+                    if levels:
+                        level.close()
+        finally:
+            for level in levels[1:]:
+                level.close()
+
+    def _go_down(self, level: Level, child: Child, depth: int) -> Level | None:
+        path = join(level.path, child.name)
+        if depth > MAX_DEPTH or len(path) > MAX_PATH_BYTES:
+            self.note_problem(path, "is nested too deep")
+            return None
+        try:
+            directory = level.opened(self.tools.root).enter(child.name)
+        except OSError as error:
+            self.note_error(level.path, child.name, error)
+            return None
+        try:
+            children = self.visit(directory, path, child)
+        except BaseException:
+            directory.close()
+            raise
+        if children:
+            return Level(directory, path, children)
+        directory.close()
+        return None
+
+    def visit(
+        self,
+        directory: Directory,
+        path: bytes,
+        child: Child,
+        names: Iterable[bytes] | None = None,
+        deletions: bool = True,
+    ) -> list[Child]:
+        """Compare one directory, or only some names in it; return the directories in it.
+
+        Where one of ``names`` is no longer there, the whole directory is listed, so that no
+        deletion rests on one failed look. Without ``deletions`` it is a second look at files
+        only: neither what vanished nor the directory's own attributes are planned.
+        """
+        tools = self.tools
+        if tools.stop.is_set():
+            raise ScanStoppedError
+        tools.watch(path, directory.fd)
+        try:
+            if names is None:
+                listing, facts = list_settled(directory)
+                known = tools.state.children(child.node) if child.known else {}
+            else:
+                listing, known = self._look(directory, path, child.node, names)
+                if deletions and not known.keys() <= listing.keys():
+                    return self.visit(directory, path, child)
+                facts = directory.facts()
+        except OSError as error:
+            self.note_problem(path, reason_of(error))
+            return []
+        if not path and RESERVED_ROOT_NAME in listing:
+            raise SourceError(
+                "the source has an entry .twinfold, which is the server's own name; "
+                "rename it, or take another folder as the source"
+            )
+        if names is None and _seems_unmounted(child.known, facts, listing, known):
+            self.note_problem(path, "is empty and on another file system than before: unmounted?")
+            return []
+        tools.problems.clear(path)
+        if deletions:
+            self._plan_directory(path, child, facts)
+        kept = tools.ignore.without_ignored(path, listing)
+        children = self._plan_entries(directory, path, child.node, kept, known, deletions)
+        for name in names or ():
+            self._clear_if_well(path, name)
+        return children
+
+    def _clear_if_well(self, parent: bytes, name: bytes) -> None:
+        path = join(parent, name)
+        if path not in self._ailing and name not in self.retry.get(parent, ()):
+            self.tools.problems.clear(path)
+
+    def note_linked(self, facts: Facts) -> None:
+        """A name that was looked at has hard links; a scan of everything sees them anyway."""
+
+    def note_retry(self, parent: bytes, name: bytes) -> None:
+        """The name is to be looked at again when it has settled."""
+        self.retry.setdefault(parent, set()).add(name)
+
+    def note_problem(self, path: bytes, reason: str) -> None:
+        """The entry cannot be synchronised."""
+        if len(self._ailing) < MAX_LISTED:
+            self._ailing.add(path)
+        self.tools.problems.note(path, reason)
+
+    def note_error(self, parent: bytes, name: bytes, error: Exception) -> None:
+        """Looking at the name failed: it changes just now, or is a problem."""
+        if isinstance(error, OSError) and error.errno not in SWAPPED:
+            self.note_problem(join(parent, name), reason_of(error))
+        else:
+            self.note_retry(parent, name)
+
+    def _look(
+        self, directory: Directory, path: bytes, node: int, names: Iterable[bytes]
+    ) -> tuple[dict[bytes, Facts], dict[bytes, Known]]:
+        listing: dict[bytes, Facts] = {}
+        known: dict[bytes, Known] = {}
+        for name in names:
+            before = self.tools.state.child(node, name)
+            if before is not None:
+                known[name] = before
+            seen = directory.look(name)
+            if seen is not None:
+                listing[name] = seen[0]
+                if seen[1] > 1 and seen[0].kind != DIRECTORY:
+                    self.note_linked(seen[0])
+        return listing, known
+
+    def _plan_directory(self, path: bytes, child: Child, facts: Facts) -> None:
+        node = _entry_node(child.node, child.parent, child.name, facts)
+        change: Change | None = None
+        effect: Effect = Update(node)
+        if child.known is None:
+            change = MakeDirectory(path, facts.mode, facts.mtime_ns)
+            effect = Insert(node)
+        elif differs_in_attributes(facts, child.known):
+            change = SetAttributes(path, facts.mode, facts.mtime_ns)
+        elif child.known.facts == facts:
+            return
+        self._add(change, *child.replacing, effect, header_bytes=len(path))
+
+    def _plan_entries(
+        self,
+        directory: Directory,
+        path: bytes,
+        node: int,
+        listing: dict[bytes, Facts],
+        known: dict[bytes, Known],
+        deletions: bool,
+    ) -> list[Child]:
+        differences = compare_directory(listing, known)
+        children: list[Child] = []
+        moved = self.tools.moves.moved
+        for name in differences.others:
+            self.note_problem(join(path, name), "is a FIFO, socket or device")
+        for name, facts in differences.fresh:
+            self._plan_fresh(directory, path, node, name, facts, children)
+        for name, facts, before in differences.replaced:
+            gone = () if before.node in moved else (Remove(before.node),)
+            self._plan_fresh(directory, path, node, name, facts, children, gone)
+        for name, facts, before in differences.changed:
+            if before.node in moved:
+                self._plan_fresh(directory, path, node, name, facts, children)
+            else:
+                self._plan_changed(directory, path, node, name, facts, before)
+        for name, facts, before in differences.directories:
+            if before.node in moved:
+                self._plan_fresh(directory, path, node, name, facts, children)
+            else:
+                children.append(Child(name, node, before.node, facts, before))
+        if deletions:
+            self._vanished.extend(before.node for before in differences.vanished)
+        return children
+
+    def _plan_fresh(
+        self,
+        directory: Directory,
+        parent: bytes,
+        node: int,
+        name: bytes,
+        facts: Facts,
+        children: list[Child],
+        replacing: tuple[Effect, ...] = (),
+    ) -> None:
+        path = join(parent, name)
+        try:
+            if len(path) > MAX_PATH_BYTES:
+                self.note_problem(path, "has a path too long to be sent")
+            elif facts.kind == DIRECTORY:
+                children.append(self._place_directory(path, node, name, facts, replacing))
+            elif facts.kind == SYMLINK:
+                self._put_symlink(directory, path, node, name, facts, replacing)
+            else:
+                self.tools.files.plan_fresh(directory, path, node, name, facts, replacing)
+        except (OSError, UnsettledError) as error:
+            self.note_error(parent, name, error)
+
+    def _plan_changed(
+        self,
+        directory: Directory,
+        parent: bytes,
+        node: int,
+        name: bytes,
+        facts: Facts,
+        known: Known,
+    ) -> None:
+        path = join(parent, name)
+        try:
+            if facts.kind == SYMLINK:
+                target = directory.read_link(name)
+                changed = MakeSymlink(path, target) if target != known.target else None
+                row = _entry_node(known.node, node, name, facts, target)
+                self._add(changed, Update(row), header_bytes=len(path) + len(target))
+            else:
+                self.tools.files.plan_changed(directory, path, node, name, facts, known)
+        except (OSError, UnsettledError) as error:
+            self.note_error(parent, name, error)
+
+    def _place_directory(
+        self, path: bytes, parent: int, name: bytes, facts: Facts, replacing: tuple[Effect, ...]
+    ) -> Child:
+        origin = None if replacing else self.tools.moves.find(facts, path)
+        if origin is None:
+            fresh = self.tools.state.allocate_node()
+            return Child(name, parent, fresh, facts, None, replacing=replacing)
+        node = origin.known.node
+        self.tools.moves.moved.add(node)
+        self._add(Move(origin.path, path), Relocate(node, parent, name), header_bytes=2 * len(path))
+        return Child(name, parent, node, facts, origin.known, moved=True)
+
+    def _put_symlink(
+        self,
+        directory: Directory,
+        path: bytes,
+        parent: int,
+        name: bytes,
+        facts: Facts,
+        replacing: tuple[Effect, ...],
+    ) -> None:
+        target = directory.read_link(name)
+        row = _entry_node(self.tools.state.allocate_node(), parent, name, facts, target)
+        size = len(path) + len(target)
+        self._add(MakeSymlink(path, target), *replacing, Insert(row), header_bytes=size)
+
+    def _delete_vanished(self) -> None:
+        tools = self.tools
+        gone = [node for node in self._vanished if node not in tools.moves.moved]
+        if not gone:
+            return
+        if not tools.is_same_source():
+            raise SourceVanishedError("the source went away during the scan; nothing is deleted")
+        deletions = sum(tools.state.count_below(node) for node in gone)
+        if deletions_held(deletions, self._entries_before):
+            self.held_deletions = deletions
+            return
+        for node in gone:
+            path = tools.pending.path_of(node)
+            if path:
+                self._add(Delete(path), Remove(node), header_bytes=len(path))
+
+    def _add(self, change: Change | None, *effects: Effect, header_bytes: int) -> None:
+        self.tools.builder.make_room(0)
+        self.tools.builder.add(change, *effects, header_bytes=header_bytes)
+
+
+def reason_of(error: OSError) -> str:
+    """Return an operating-system error in a few words."""
+    return (error.strerror or str(error)).lower()
+
+
+def _entry_node(node: int, parent: int, name: bytes, facts: Facts, target: bytes = b"") -> Node:
+    return Node(node, parent, name, *facts, b"", target)
+
+
+def _seems_unmounted(
+    before: Known | None, now: Facts, listing: dict[bytes, Facts], known: dict[bytes, Known]
+) -> bool:
+    if listing or not known or before is None:
+        return False
+    dev = before.facts[5]
+    return dev not in (0, now.dev)

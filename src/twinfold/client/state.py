@@ -1,0 +1,310 @@
+"""The client's memory: what the server acknowledged, and from what it was read.
+
+Only acknowledgements advance it, each in one transaction together with the folder's revision.
+So a client that is killed at any moment finds, at its next start, either a state that matches
+the server's revision, or one that does not and is compared with the server's entries first.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import groupby
+from typing import Any
+
+import msgspec
+
+from twinfold.client.effects import Effect, Insert, Node, Relocate, Remove, SaveSegment, Update
+from twinfold.core.planning import Known
+from twinfold.errors import StateError
+from twinfold.model import CHUNK_ID_SIZE_BYTES, Kind
+
+ROOT_NODE = 1
+SEGMENT_CHUNKS = 4_096
+
+_COLUMNS = "id, parent, name, kind, mode, size, mtime_ns, ctime_ns, dev, inode"
+_KNOWN = "name, id, kind, mode, size, mtime_ns, ctime_ns, dev, inode, content, target, manifest"
+INSERT_NODE = f"INSERT INTO nodes ({_COLUMNS}, content, target, manifest) VALUES ({'?,' * 12}?)"  # noqa: S608
+_SUBTREE = (
+    "WITH RECURSIVE below (id) AS (SELECT ? UNION ALL "
+    "SELECT nodes.id FROM nodes JOIN below ON nodes.parent = below.id) "
+)
+_COUNT_BELOW = _SUBTREE + "SELECT count(*) FROM below"  # noqa: S608
+_SUM_BELOW = _SUBTREE + (  # noqa: S608
+    "SELECT count(*), coalesce(sum(kind = ?), 0), coalesce(sum(size), 0)"
+    " FROM below JOIN nodes USING (id)"
+)
+_DROP_SEGMENTS_BELOW = _SUBTREE + (  # noqa: S608
+    "DELETE FROM segments WHERE manifest IN"
+    " (SELECT manifest FROM nodes JOIN below USING (id) WHERE manifest > 0)"
+)
+_DROP_BELOW = _SUBTREE + "DELETE FROM nodes WHERE id IN (SELECT id FROM below)"  # noqa: S608
+_FILE = int(Kind.FILE)
+
+
+def short_id(chunk_id: bytes) -> int:
+    """Return the first eight bytes of a chunk id as SQLite's integer."""
+    return int.from_bytes(chunk_id[:8], "little", signed=True)
+
+
+class State:
+    """The state of one source in one SQLite file; usable from any thread.
+
+    Opened by `open_state`. ``lock`` may be held to see several answers at one moment.
+    """
+
+    def __init__(self, database: sqlite3.Connection) -> None:
+        self._database = database
+        self.lock = threading.RLock()
+        self._last_node = max(ROOT_NODE, self._one("SELECT max(id) FROM nodes") or 0)
+        self._last_manifest = self._one("SELECT max(manifest) FROM segments") or 0
+        self.files, self.size_bytes, self.entries = (
+            self.number(key) for key in ("files", "size_bytes", "entries")
+        )
+
+    def close(self) -> None:
+        """Close the file; everything acknowledged is in it."""
+        with self.lock:
+            self._database.close()
+
+    @property
+    def folder(self) -> str:
+        """The folder that the file is in."""
+        path = self._one("SELECT file FROM pragma_database_list WHERE name = 'main'")
+        return os.path.dirname(str(path))
+
+    def text(self, key: str) -> str | None:
+        """Return a text that was kept under ``key``."""
+        value = self._one("SELECT value FROM meta WHERE key = ?", key)
+        return None if value is None else str(value)
+
+    def blob(self, key: str) -> bytes:
+        """Return bytes that were kept under ``key``, empty if none were."""
+        value = self._one("SELECT value FROM meta WHERE key = ?", key)
+        return b"" if value is None else bytes(value)
+
+    def number(self, key: str) -> int:
+        """Return a number that was kept under ``key``, 0 if none was."""
+        return int(self._one("SELECT value FROM meta WHERE key = ?", key) or 0)
+
+    def keep(self, **values: bytes | int | str) -> None:
+        """Keep values under their keys, in one transaction."""
+        with self.transaction():
+            self._keep(values)
+
+    @property
+    def revision(self) -> int:
+        """The folder's revision that this state equals."""
+        return self.number("revision")
+
+    def allocate_node(self) -> int:
+        """Return an id for a new entry; valid even before the entry is acknowledged."""
+        self._last_node += 1
+        return self._last_node
+
+    def allocate_manifest(self) -> int:
+        """Return a number for a new manifest."""
+        self._last_manifest += 1
+        return self._last_manifest
+
+    def children(self, node: int) -> dict[bytes, Known]:
+        """Return what is known in a directory, by name."""
+        query = f"SELECT {_KNOWN} FROM nodes WHERE parent = ?"  # noqa: S608
+        with self.lock:
+            rows = self._database.execute(query, (node,)).fetchall()
+        return {row[0]: Known(row[1], row[2:9], row[9], row[10], row[11]) for row in rows}
+
+    def child(self, node: int, name: bytes) -> Known | None:
+        """Return what is known of one name in a directory."""
+        return self._known("parent = ? AND name = ?", node, name)
+
+    def node(self, node: int) -> Known | None:
+        """Return what is known of an entry by its id."""
+        return self._known("id = ?", node)
+
+    def find(self, path: bytes) -> Known | None:
+        """Return what is known at a path."""
+        with self.lock:
+            known = self.node(ROOT_NODE)
+            for name in path.split(b"/") if path else ():
+                if known is None:
+                    return None
+                known = self.child(known.node, name)
+            return known
+
+    def with_inode(self, dev: int, inode: int, limit: int = 64) -> list[tuple[int, int, bytes]]:
+        """Return (id, parent, name) of entries that were read from this inode."""
+        query = "SELECT id, parent, name FROM nodes WHERE inode = ? AND dev = ? LIMIT ?"
+        with self.lock:
+            return self._database.execute(query, (inode, dev, limit)).fetchall()
+
+    def place(self, node: int) -> tuple[int, bytes] | None:
+        """Return (parent, name) of an entry as acknowledged."""
+        with self.lock:
+            row: tuple[int, bytes] | None = self._database.execute(
+                "SELECT parent, name FROM nodes WHERE id = ?", (node,)
+            ).fetchone()
+        return row
+
+    def count_below(self, node: int) -> int:
+        """Return how many entries there are at and below an entry."""
+        return int(self._one(_COUNT_BELOW, node))
+
+    def knows_chunk(self, chunk_id: bytes) -> bool:
+        """Tell whether the server ever acknowledged this chunk; a hint only."""
+        query = "SELECT 1 FROM known_chunks WHERE id8 = ?"
+        with self.lock:
+            return self._database.execute(query, (short_id(chunk_id),)).fetchone() is not None
+
+    def manifest_ids(self, manifest: int, start: int, count: int) -> list[bytes]:
+        """Return a stretch of a stored manifest, shorter where it ends before."""
+        first, last = start // SEGMENT_CHUNKS, (start + count - 1) // SEGMENT_CHUNKS
+        query = (
+            "SELECT chunk_ids FROM segments WHERE manifest = ? AND segment BETWEEN ? AND ?"
+            " ORDER BY segment"
+        )
+        with self.lock:
+            rows = self._database.execute(query, (manifest, first, last)).fetchall()
+        data = memoryview(b"".join(row[0] for row in rows))
+        begin = (start - first * SEGMENT_CHUNKS) * CHUNK_ID_SIZE_BYTES
+        end = min(len(data), begin + count * CHUNK_ID_SIZE_BYTES)
+        step = CHUNK_ID_SIZE_BYTES
+        return [bytes(data[at : at + step]) for at in range(begin, end, step)]
+
+    def manifest_beginning_with(self, chunk_id: bytes) -> tuple[int, bytes] | None:
+        """Return (manifest, content id) of a big file that begins with this chunk."""
+        query = (
+            "SELECT nodes.manifest, nodes.content FROM segments"
+            " JOIN nodes ON nodes.manifest = segments.manifest"
+            " WHERE segments.segment = 0 AND segments.first = ? LIMIT 1"
+        )
+        with self.lock:
+            row: tuple[int, bytes] | None = self._database.execute(
+                query, (short_id(chunk_id),)
+            ).fetchone()
+        return row
+
+    def acknowledge(
+        self, effects: Sequence[Effect], chunk_ids: Iterable[bytes], revision: int | None
+    ) -> None:
+        """Apply what a committed batch changed, together with the folder's new revision.
+
+        With ``revision`` None only the client's own knowledge of its source has advanced.
+        """
+        with self.transaction():
+            for kind, group in groupby(effects, type):
+                self._apply(kind, group)
+            self._database.executemany(
+                "INSERT OR IGNORE INTO known_chunks VALUES (?)",
+                ((short_id(chunk_id),) for chunk_id in chunk_ids),
+            )
+            if revision is not None:
+                self._keep({"revision": revision})
+            self._keep_totals()
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """Do all of the block or nothing of it.
+
+        Raises:
+            StateError: the file is damaged, or what it holds contradicts the change.
+        """
+        with self.lock:
+            totals = self.files, self.size_bytes, self.entries
+            try:
+                self._database.execute("BEGIN IMMEDIATE")
+                yield self._database
+                self._database.execute("COMMIT")
+            except BaseException as error:
+                self.files, self.size_bytes, self.entries = totals
+                if self._database.in_transaction:
+                    self._database.execute("ROLLBACK")
+                if isinstance(error, sqlite3.Error):
+                    raise StateError(f"the client's state cannot be written: {error}") from error
+                raise
+
+    def insert(self, node: Node) -> None:
+        """Add one entry, within a transaction."""
+        self._insert([node])
+
+    def update(self, node: Node) -> None:
+        """Change one entry, within a transaction."""
+        self.size_bytes += node.size - (
+            self._one("SELECT size FROM nodes WHERE id = ?", node.id) or 0
+        )
+        self._database.execute(
+            "DELETE FROM segments WHERE manifest <> ? AND manifest ="
+            " (SELECT manifest FROM nodes WHERE id = ? AND manifest > 0)",
+            (node.manifest, node.id),
+        )
+        self._database.execute(
+            "UPDATE nodes SET mode = ?, size = ?, mtime_ns = ?, ctime_ns = ?, dev = ?,"
+            " inode = ?, content = ?, target = ?, manifest = ? WHERE id = ?",
+            (*msgspec.structs.astuple(node)[4:], node.id),
+        )
+
+    def remove(self, node: int) -> None:
+        """Drop an entry with all below it, within a transaction."""
+        row = self._database.execute(_SUM_BELOW, (node, _FILE)).fetchone()
+        self.entries -= row[0]
+        self.files -= row[1]
+        self.size_bytes -= row[2]
+        self._database.execute(_DROP_SEGMENTS_BELOW, (node,))
+        self._database.execute(_DROP_BELOW, (node,))
+
+    def _insert(self, nodes: Iterable[Node]) -> None:
+        rows = list(map(msgspec.structs.astuple, nodes))
+        self._database.executemany(INSERT_NODE, rows)
+        self.entries += len(rows)
+        for row in rows:
+            if row[3] == _FILE:
+                self.files += 1
+                self.size_bytes += row[5]
+
+    def _apply(self, kind: type[Effect], group: Iterable[Any]) -> None:
+        if kind is Insert:
+            self._insert(effect.node for effect in group)
+        elif kind is Update:
+            for effect in group:
+                self.update(effect.node)
+        elif kind is Remove:
+            for effect in group:
+                self.remove(effect.node)
+        elif kind is Relocate:
+            self._database.executemany(
+                "UPDATE nodes SET parent = ?, name = ? WHERE id = ?",
+                [(effect.parent, effect.name, effect.node) for effect in group],
+            )
+        elif kind is SaveSegment:
+            self._database.executemany(
+                "INSERT OR REPLACE INTO segments VALUES (?, ?, ?, ?)",
+                [(e.manifest, e.index, short_id(e.chunk_ids), e.chunk_ids) for e in group],
+            )
+
+    def _keep(self, values: dict[str, Any]) -> None:
+        self._database.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", values.items())
+
+    def _keep_totals(self) -> None:
+        self._keep({"files": self.files, "size_bytes": self.size_bytes, "entries": self.entries})
+
+    def count_again(self) -> None:
+        """Count entries, files and bytes anew, within a transaction."""
+        self.entries, self.files, self.size_bytes = self._database.execute(
+            "SELECT count(*) - 1, coalesce(sum(kind = ?), 0), coalesce(sum(size), 0) FROM nodes",
+            (_FILE,),
+        ).fetchone()
+        self._keep_totals()
+
+    def _known(self, condition: str, *values: object) -> Known | None:
+        query = f"SELECT {_KNOWN} FROM nodes WHERE {condition}"  # noqa: S608
+        with self.lock:
+            row = self._database.execute(query, values).fetchone()
+        return Known(row[1], row[2:9], row[9], row[10], row[11]) if row else None
+
+    def _one(self, query: str, *values: object) -> Any:
+        with self.lock:
+            row = self._database.execute(query, values).fetchone()
+        return row[0] if row else None

@@ -1,0 +1,112 @@
+"""The file that holds the client's state: its format, how it is made, opened and set aside."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import msgspec
+
+from twinfold.client.effects import Node
+from twinfold.client.state import INSERT_NODE, ROOT_NODE, State
+from twinfold.errors import FormatError, StateError
+from twinfold.model import Kind
+
+FORMAT_VERSION = 1
+
+_SCHEMA = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
+CREATE TABLE nodes (
+    id INTEGER PRIMARY KEY, parent INTEGER NOT NULL, name BLOB NOT NULL,
+    kind INTEGER NOT NULL, mode INTEGER NOT NULL, size INTEGER NOT NULL,
+    mtime_ns INTEGER NOT NULL, ctime_ns INTEGER NOT NULL,
+    dev INTEGER NOT NULL, inode INTEGER NOT NULL,
+    content BLOB NOT NULL, target BLOB NOT NULL, manifest INTEGER NOT NULL,
+    UNIQUE (parent, name)
+);
+CREATE INDEX nodes_inode ON nodes (inode);
+CREATE TABLE segments (
+    manifest INTEGER NOT NULL, segment INTEGER NOT NULL, first INTEGER NOT NULL,
+    chunk_ids BLOB NOT NULL, PRIMARY KEY (manifest, segment)
+) WITHOUT ROWID;
+CREATE INDEX segments_first ON segments (first) WHERE segment = 0;
+CREATE INDEX nodes_manifest ON nodes (manifest) WHERE manifest > 0;
+CREATE TABLE known_chunks (id8 INTEGER PRIMARY KEY);
+"""
+
+
+def open_state(path: Path, source: bytes) -> State:
+    """Open the state at ``path``, making a new one where there is none.
+
+    A damaged file is renamed and kept; the new state is filled by a comparison with the server.
+
+    Raises:
+        FormatError: a newer version of the program wrote it.
+        StateError: it cannot be opened or made.
+    """
+    try:
+        return _open(path, source)
+    except sqlite3.OperationalError as error:
+        raise StateError(f"cannot open the client's state {path}: {error}") from error
+    except sqlite3.DatabaseError:
+        aside = path.with_name(f"{path.name}.damaged-{os.getpid()}")
+        path.replace(aside)
+        for suffix in ("-wal", "-shm"):
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
+        return _open(path, source)
+
+
+def copy_state(path: Path, copy: Path) -> None:
+    """Write what the state at ``path`` holds now to ``copy``, changing nothing.
+
+    Raises:
+        StateError: it cannot be read.
+    """
+    try:
+        with (
+            closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as kept,
+            closing(sqlite3.connect(copy)) as written,
+        ):
+            kept.backup(written)
+    except sqlite3.Error as error:
+        raise StateError(f"cannot read the client's state {path}: {error}") from error
+
+
+def _open(path: Path, source: bytes) -> State:
+    database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    try:
+        os.chmod(path, 0o600)
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute("PRAGMA synchronous = NORMAL")
+        database.execute("PRAGMA cache_size = -16000")
+        database.execute("PRAGMA wal_autocheckpoint = 8000")
+        if _check_format(database, path) == 0:
+            _create(database, source)
+        return State(database)
+    except BaseException:
+        database.close()
+        raise
+
+
+def _check_format(database: sqlite3.Connection, path: Path) -> int:
+    version = int(database.execute("PRAGMA user_version").fetchone()[0])
+    if version > FORMAT_VERSION:
+        raise FormatError(
+            f"the client's state {path} has format {version}, this program knows"
+            f" {FORMAT_VERSION}; use the newer twinfold"
+        )
+    return version
+
+
+def _create(database: sqlite3.Connection, source: bytes) -> None:
+    database.execute("BEGIN IMMEDIATE")
+    for statement in _SCHEMA.split(";"):
+        database.execute(statement)
+    meta = {"client_id": os.urandom(16), "source": source, "revision": -1}
+    database.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
+    root = Node(ROOT_NODE, 0, b"", int(Kind.DIRECTORY), -1, 0, 0, 0, 0, 0)
+    database.execute(INSERT_NODE, msgspec.structs.astuple(root))
+    database.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
+    database.execute("COMMIT")

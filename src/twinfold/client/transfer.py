@@ -1,0 +1,212 @@
+"""Sending batches: several in flight, acknowledged into the state in their order."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+
+from twinfold.client.batch import Batch, Pending, Piece
+from twinfold.client.connection import LostPlaceError, UnknownBatchError
+from twinfold.client.effects import Effect, Insert
+from twinfold.client.frames import FrameWriter
+from twinfold.client.link import Link
+from twinfold.client.read import UnsettledError
+from twinfold.client.state import State
+from twinfold.errors import ConnectionLostError, ProtocolError
+from twinfold.protocol import BatchAnswer, Refusal
+
+WINDOW_BATCHES = 4
+EAGER_BYTES = 256 * 1024
+"""So much new content goes along with the header: asking first would cost a round trip."""
+
+_WHOLE_BODY_BYTES = EAGER_BYTES + 64 * 1024
+_POST_BYTES = 32 * 1024 * 1024
+_MAX_ROUNDS = 6
+
+Acknowledged = Callable[[Batch, BatchAnswer, int], None]
+"""Called with a batch, its answer, and how many bytes of its content were sent."""
+
+
+class Transfer:
+    """The batches on their way in one session.
+
+    Args:
+        link: the session.
+        state: advanced by each acknowledgement, in order.
+        pending: is told of each acknowledgement.
+        frames: writes the bodies.
+        acknowledged: is called after each, in order.
+        send_all: the server has nothing yet, so that all content goes along at once.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        state: State,
+        pending: Pending,
+        frames: FrameWriter,
+        acknowledged: Acknowledged,
+        send_all: bool = False,
+    ) -> None:
+        self._link = link
+        self._state = state
+        self._pending = pending
+        self._frames = frames
+        self._acknowledged = acknowledged
+        self._send_all = send_all
+        self._room = asyncio.Semaphore(WINDOW_BATCHES)
+        self._last: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._failure: BaseException | None = None
+        self._refused_nodes: set[int] = set()
+
+    async def send(self, batch: Batch) -> None:
+        """Take a batch as soon as there is room in the window.
+
+        Raises:
+            TwinfoldError: an earlier batch failed for good.
+        """
+        await self._room.acquire()
+        if self._failure is not None:
+            self._room.release()
+            raise self._failure
+        number = self._link.next_number() if batch.changes else 0
+        self._last = asyncio.create_task(self._run(batch, number, self._last))
+        self._tasks.add(self._last)
+        self._last.add_done_callback(self._ended)
+
+    async def drain(self) -> None:
+        """Return when every batch is acknowledged.
+
+        Raises:
+            TwinfoldError: one failed for good.
+        """
+        if self._last is not None:
+            await asyncio.shield(self._last)
+
+    async def close(self, failure: BaseException) -> None:
+        """Give up what is not acknowledged; a `send` that waits raises ``failure``."""
+        self._failure = self._failure or failure
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()
+
+    async def _run(self, batch: Batch, number: int, previous: asyncio.Task[None] | None) -> None:
+        try:
+            answer, sent_bytes = BatchAnswer(), 0
+            if batch.changes:
+                answer, sent_bytes = await self._deliver(batch, number)
+            if previous is not None:
+                await asyncio.shield(previous)
+            effects = self._accepted(batch, answer.refused)
+            await asyncio.to_thread(self._state.acknowledge, effects, batch.pieces, answer.revision)
+            self._pending.forget(batch)
+            self._link.succeeded()
+            self._acknowledged(batch, answer, sent_bytes)
+        except BaseException as error:
+            self._failure = self._failure or error
+            raise
+        finally:
+            self._room.release()
+
+    async def _deliver(self, batch: Batch, number: int) -> tuple[BatchAnswer, int]:
+        eager = self._send_all or batch.held_bytes <= EAGER_BYTES
+        sent_bytes = forgotten = 0
+        while True:
+            generation = self._link.generation
+            try:
+                delivery = _Delivery(self._link, self._frames, batch, number)
+                try:
+                    return await delivery.exchange(eager), sent_bytes + delivery.content_bytes
+                finally:
+                    sent_bytes += delivery.content_bytes
+            except UnknownBatchError as error:
+                forgotten += 1
+                if forgotten > _MAX_ROUNDS:
+                    raise LostPlaceError(str(error)) from error
+            except ConnectionLostError as error:
+                await self._link.recover(generation, error)
+                eager = batch.held_bytes <= EAGER_BYTES
+
+    def _accepted(self, batch: Batch, refused: Iterable[Refusal]) -> list[Effect]:
+        """Return the effects of what the server did; nothing below a refused directory is."""
+        indexes = {refusal.index for refusal in refused}
+        if not indexes and not self._refused_nodes:
+            return [effect for _, effect in batch.effects]
+        accepted: list[Effect] = []
+        for index, effect in batch.effects:
+            below = isinstance(effect, Insert) and effect.node.parent in self._refused_nodes
+            if index not in indexes and not below:
+                accepted.append(effect)
+            elif isinstance(effect, Insert):
+                self._refused_nodes.add(effect.node.id)
+        return accepted
+
+
+class _Delivery:
+    """One attempt at bringing a batch to its commit."""
+
+    def __init__(self, link: Link, frames: FrameWriter, batch: Batch, number: int) -> None:
+        self._connection = link.connection
+        self._epoch = link.session.epoch
+        self._frames = frames
+        self._batch = batch
+        self._number = number
+        self.content_bytes = 0
+
+    async def exchange(self, eager: bool) -> BatchAnswer:
+        """Send the header, then what is missing, until the server has committed."""
+        batch = self._batch
+        header = self._frames.header(batch.changes)
+        pieces: list[tuple[bytes, Piece]] = []
+        if eager:
+            pieces = [item for item in batch.pieces.items() if isinstance(item[1], bytes)]
+        answer = await self._post(header, pieces)
+        rounds = 0
+        while answer.revision is None:
+            if answer.unknown_bases:
+                raise LostPlaceError("the server lacks an earlier content", avoid_bases=True)
+            rounds += 1
+            if not answer.missing or rounds > _MAX_ROUNDS:
+                raise ProtocolError("the server does not say what it is waiting for")
+            answer = await self._send_missing(answer.missing)
+        return answer
+
+    async def _send_missing(self, missing: list[bytes]) -> BatchAnswer:
+        group: list[tuple[bytes, Piece]] = []
+        size_bytes = 0
+        answer = BatchAnswer()
+        for chunk_id in missing:
+            piece = self._batch.pieces.get(chunk_id)
+            if piece is None:
+                raise LostPlaceError("the server lacks kept content", avoid_bases=True)
+            group.append((chunk_id, piece))
+            size_bytes += _size(piece)
+            if size_bytes >= _POST_BYTES:
+                answer = await self._post(b"", group)
+                group, size_bytes = [], 0
+        return await self._post(b"", group) if group else answer
+
+    async def _post(self, header: bytes, pieces: list[tuple[bytes, Piece]]) -> BatchAnswer:
+        size_bytes = sum(_size(piece) for _, piece in pieces)
+        body = self._frames.body(header, pieces)
+        try:
+            if size_bytes + len(header) <= _WHOLE_BODY_BYTES:
+                whole = b"".join([frame async for frame in body])
+                answer = await self._connection.post_batch(self._epoch, self._number, whole)
+            else:
+                answer = await self._connection.post_batch(self._epoch, self._number, body)
+        except UnsettledError as error:
+            raise LostPlaceError("a file changed before its content was sent") from error
+        self.content_bytes += size_bytes
+        return answer
+
+
+def _size(piece: Piece) -> int:
+    return len(piece) if isinstance(piece, bytes) else piece.size

@@ -1,0 +1,250 @@
+"""Files too large for one change: sent in parts, written as a difference to what is known."""
+
+from __future__ import annotations
+
+import struct
+from typing import NamedTuple
+
+from blake3 import blake3
+
+from twinfold.client.batch import BatchBuilder, Stretch
+from twinfold.client.effects import Effect, SaveSegment
+from twinfold.client.read import WHOLE_BYTES, Cut, Reader, UnsettledError, check_unchanged
+from twinfold.client.state import SEGMENT_CHUNKS, State
+from twinfold.core.manifest import ContentHasher, Differ
+from twinfold.core.planning import Facts, Known
+from twinfold.model import CHUNK_ID_SIZE_BYTES, UPLOAD_ID_SIZE_BYTES, Chunk, ExtendUpload, Run
+
+_STRETCH_CHUNKS = 160
+"""More chunks than a buffer of `WHOLE_BYTES` can hold."""
+
+_SEGMENT_BYTES = SEGMENT_CHUNKS * CHUNK_ID_SIZE_BYTES
+_IDENTITY = struct.Struct("<qqqq")
+
+
+class Base(NamedTuple):
+    """An acknowledged content to which a new one is written as a difference."""
+
+    manifest: int
+    content: bytes
+
+
+class Uploaded(NamedTuple):
+    """What `Uploader.upload` did: ``upload`` is empty if the content was the expected one."""
+
+    content: bytes
+    manifest: int
+    upload: bytes
+    effects: list[Effect]
+
+
+class Uploader:
+    """Sends big files, in bounded memory whatever their size.
+
+    Args:
+        use_bases: False after the server did not know a base that it should have known.
+    """
+
+    def __init__(
+        self, state: State, builder: BatchBuilder, reader: Reader, use_bases: bool = True
+    ) -> None:
+        self._state = state
+        self._builder = builder
+        self._reader = reader
+        self._use_bases = use_bases
+        self._client_id = state.blob("client_id")
+
+    def upload(self, fd: int, facts: Facts, path: bytes, expected: Known | None) -> Uploaded:
+        """Send a file's content in parts, unless it is the expected one; not yet its name.
+
+        Raises:
+            UnsettledError: the file changed meanwhile; the server drops what it got.
+        """
+        if expected is not None and self._is_unchanged_without_manifest(fd, facts, expected):
+            return Uploaded(expected.content, 0, b"", [])
+        base = None
+        if expected is not None and expected.manifest and self._use_bases:
+            base = Base(expected.manifest, expected.content)
+        work = _Upload(self._state, self._builder, self._upload_id(path, facts), path, base)
+        try:
+            for cuts in self._reader.stretches(fd):
+                if work.is_at_start and base is None and cuts and self._use_bases:
+                    found = self._state.manifest_beginning_with(cuts[0][0].id)
+                    work.use_base(Base(*found) if found else None)
+                work.extend(cuts)
+            check_unchanged(fd, facts)
+        except (UnsettledError, OSError):
+            work.abandon()
+            raise
+        return work.finish(expected)
+
+    def _is_unchanged_without_manifest(self, fd: int, facts: Facts, expected: Known) -> bool:
+        return (
+            not expected.manifest
+            and expected.size == facts.size
+            and self._reader.identify(fd, facts) == expected.content
+        )
+
+    def _upload_id(self, path: bytes, facts: Facts) -> bytes:
+        identity = _IDENTITY.pack(facts.inode, facts.size, facts.mtime_ns, facts.ctime_ns)
+        digest = blake3(self._client_id + path + b"\0" + identity).digest()
+        return digest[:UPLOAD_ID_SIZE_BYTES]
+
+
+class _Upload:
+    """One file on its way.
+
+    As long as the file equals its base from the start on, nothing is sent: it may turn out to
+    be the same. Only the borders of the parts are kept then.
+    """
+
+    def __init__(
+        self, state: State, builder: BatchBuilder, upload: bytes, path: bytes, base: Base | None
+    ) -> None:
+        self._state = state
+        self._builder = builder
+        self._upload = upload
+        self._path = path
+        self._manifest = state.allocate_manifest()
+        self._hasher = ContentHasher()
+        self._offset = 0
+        self._count = 0
+        self._prefix: list[tuple[int, int, int]] = []
+        self._part_offset = 0
+        self._part_chunks = 0
+        self._runs: list[Run] = []
+        self._ids = bytearray()
+        self._segments = 0
+        self._effects: list[Effect] = []
+        self.use_base(base)
+
+    @property
+    def is_at_start(self) -> bool:
+        """Whether nothing was read yet."""
+        return self._count == 0
+
+    def use_base(self, base: Base | None) -> None:
+        """Write the file as a difference to this content."""
+        self._base = base
+        self._same_so_far = base is not None
+        self._differ = None
+        if base is not None:
+            manifest = base.manifest
+            self._differ = Differ(
+                lambda start, count: self._state.manifest_ids(manifest, start, count)
+            )
+
+    def extend(self, cuts: list[Cut]) -> None:
+        """Append the next chunks."""
+        chunks = [chunk for chunk, _ in cuts]
+        self._hasher.add(chunks)
+        runs = self._differ.difference(chunks) if self._differ else [Run(0, 0, chunks)]
+        if self._same_so_far and not self._continues_prefix(runs):
+            self._send_prefix()
+        if self._same_so_far:
+            self._note_prefix(len(chunks))
+            self._offset += sum(chunk.size for chunk in chunks)
+        else:
+            self._append(cuts, runs)
+        self._count += len(chunks)
+
+    def finish(self, expected: Known | None) -> Uploaded:
+        """Send what is left and return what the file's name is to be given to."""
+        content = self._hasher.content_id()
+        if expected is not None and content == expected.content:
+            return Uploaded(content, expected.manifest, b"", [])
+        if self._same_so_far:
+            self._send_prefix()
+        self._send_part()
+        self._save_segment(final=True)
+        return Uploaded(content, self._manifest, self._upload, self._effects)
+
+    def abandon(self) -> None:
+        """Give the upload up; the content that a batch already holds keeps its announcement."""
+        self._send_part()
+
+    def _continues_prefix(self, runs: list[Run]) -> bool:
+        return not runs or (
+            len(runs) == 1 and not runs[0].chunks and runs[0].keep_start == self._count
+        )
+
+    def _note_prefix(self, count: int) -> None:
+        if self._prefix and self._prefix[-1][2] + count <= SEGMENT_CHUNKS:
+            offset, start, so_far = self._prefix[-1]
+            self._prefix[-1] = offset, start, so_far + count
+        else:
+            self._prefix.append((self._offset, self._count, count))
+
+    def _send_prefix(self) -> None:
+        self._same_so_far = False
+        if self._prefix:
+            self._builder.count_kept(self._offset)
+        for offset, start, count in self._prefix:
+            self._builder.make_room(0)
+            self._part_offset = offset
+            self._runs = [Run(start, count, [])]
+            if self._base is not None:
+                for chunk_id in self._state.manifest_ids(self._base.manifest, start, count):
+                    self._save_id(chunk_id)
+            self._send_part()
+        self._prefix = []
+        self._part_offset = self._offset
+
+    def _append(self, cuts: list[Cut], runs: list[Run]) -> None:
+        if self._part_chunks + _STRETCH_CHUNKS > SEGMENT_CHUNKS or (
+            self._builder.is_full_for(WHOLE_BYTES)
+        ):
+            self._send_part()
+            self._builder.make_room(WHOLE_BYTES)
+        at = 0
+        for run in runs:
+            for chunk, _ in cuts[at : at + run.keep_count]:
+                place = Stretch(self._path, self._offset, chunk.size)
+                self._builder.add_place(chunk.id, place)
+                self._step_over(chunk)
+            at += run.keep_count
+            for chunk, data in cuts[at : at + len(run.chunks)]:
+                self._builder.add_content(chunk.id, data, self._path, self._offset)
+                self._step_over(chunk)
+            at += len(run.chunks)
+            self._join(run)
+        self._part_chunks += len(cuts)
+
+    def _step_over(self, chunk: Chunk) -> None:
+        self._offset += chunk.size
+        self._save_id(chunk.id)
+
+    def _join(self, run: Run) -> None:
+        last = self._runs[-1] if self._runs else None
+        if last is not None and not run.keep_count:
+            last.chunks.extend(run.chunks)
+        elif (
+            last is not None
+            and not last.chunks
+            and last.keep_start + last.keep_count == run.keep_start
+        ):
+            self._runs[-1] = Run(last.keep_start, last.keep_count + run.keep_count, run.chunks)
+        else:
+            self._runs.append(run)
+
+    def _send_part(self) -> None:
+        if self._runs:
+            keeps = any(run.keep_count for run in self._runs)
+            base = self._base.content if self._base is not None and keeps else b""
+            self._builder.add(
+                ExtendUpload(self._upload, self._part_offset, base, self._runs), *self._effects
+            )
+            self._effects = []
+        self._runs, self._part_chunks = [], 0
+        self._part_offset = self._offset
+
+    def _save_id(self, chunk_id: bytes) -> None:
+        self._ids += chunk_id
+        if len(self._ids) >= _SEGMENT_BYTES:
+            self._save_segment()
+
+    def _save_segment(self, final: bool = False) -> None:
+        if self._ids or not final:
+            self._effects.append(SaveSegment(self._manifest, self._segments, bytes(self._ids)))
+            self._segments += 1
+            self._ids = bytearray()

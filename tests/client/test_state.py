@@ -1,0 +1,204 @@
+"""The client's state: what it keeps, and what becomes of it when it is damaged."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from twinfold.client.comparison import compare_entries
+from twinfold.client.effects import Effect, Insert, Node, Relocate, Remove, SaveSegment, Update
+from twinfold.client.state import ROOT_NODE, SEGMENT_CHUNKS, State
+from twinfold.client.state_file import copy_state, open_state
+from twinfold.core.planning import DIRECTORY, FILE, SYMLINK
+from twinfold.errors import FormatError, StateError
+from twinfold.model import Entry, Kind
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Iterator[State]:
+    state = open_state(tmp_path / "state.sqlite", b"/source")
+    yield state
+    state.close()
+
+
+def file(node: int, parent: int, name: bytes, size: int = 10, manifest: int = 0) -> Node:
+    content = name.ljust(32, b"-")[:32]
+    return Node(node, parent, name, FILE, 0o644, size, 1, 2, 3, node, content, b"", manifest)
+
+
+def directory(node: int, parent: int, name: bytes) -> Node:
+    return Node(node, parent, name, DIRECTORY, 0o755, 0, 1, 0, 3, node)
+
+
+def fill(state: State) -> None:
+    assert [state.allocate_node() for _ in range(4)] == [2, 3, 4, 5]
+    effects: list[Effect] = [
+        Insert(directory(2, ROOT_NODE, b"d")),
+        Insert(file(3, 2, b"f")),
+        Insert(directory(4, 2, b"e")),
+        Insert(file(5, 4, b"g", manifest=1)),
+        SaveSegment(1, 0, b"x" * 32),
+    ]
+    state.acknowledge(effects, [b"x" * 32], 7)
+
+
+def test_an_acknowledgement_brings_rows_chunks_and_revision(state: State) -> None:
+    """All of them are there at once, and the totals with them."""
+    fill(state)
+    assert (state.revision, state.files, state.size_bytes, state.entries) == (7, 2, 20, 4)
+    assert state.knows_chunk(b"x" * 32)
+    assert not state.knows_chunk(b"y" * 32)
+    assert state.find(b"d/e/g") == state.node(5)
+    assert state.manifest_beginning_with(b"x" * 32) == (1, file(5, 4, b"g").content)
+
+
+def test_a_failing_acknowledgement_changes_nothing(state: State) -> None:
+    """A batch that contradicts the state is not taken in half."""
+    fill(state)
+    with pytest.raises(StateError):
+        state.acknowledge([Insert(file(6, 2, b"new")), Insert(file(7, 2, b"f"))], [], 8)
+    assert (state.revision, state.files, state.entries) == (7, 2, 4)
+    assert state.find(b"d/new") is None
+
+
+def test_removing_and_relocating(state: State) -> None:
+    """A directory takes along what is below it, and leaves nothing behind."""
+    fill(state)
+    state.acknowledge([Relocate(4, ROOT_NODE, b"moved")], [], 8)
+    assert state.find(b"moved/g") is not None
+    assert state.count_below(2) == 2
+    state.acknowledge([Remove(4)], [], 9)
+    assert (state.files, state.size_bytes, state.entries) == (1, 10, 2)
+    assert state.manifest_ids(1, 0, 10) == []
+
+
+def test_a_new_content_drops_its_old_manifest(state: State) -> None:
+    """Segments that no entry uses do not stay."""
+    fill(state)
+    state.acknowledge([SaveSegment(2, 0, b"y" * 32), Update(file(5, 4, b"g", 15, 2))], [], 8)
+    assert state.manifest_ids(1, 0, 1) == []
+    assert state.manifest_ids(2, 0, 1) == [b"y" * 32]
+    assert state.size_bytes == 25
+
+
+def test_a_stretch_of_a_manifest(state: State) -> None:
+    """Stretches cross segments, and end where the manifest does."""
+    ids = [number.to_bytes(32, "big") for number in range(SEGMENT_CHUNKS + 5)]
+    for index in range(2):
+        part = ids[index * SEGMENT_CHUNKS : (index + 1) * SEGMENT_CHUNKS]
+        state.acknowledge([SaveSegment(1, index, b"".join(part))], [], index)
+    for start, count in ((0, 1), (SEGMENT_CHUNKS - 2, 4), (SEGMENT_CHUNKS, 100), (9_999, 5)):
+        assert state.manifest_ids(1, start, count) == ids[start : start + count]
+
+
+def test_it_is_there_after_it_was_opened_again(tmp_path: Path) -> None:
+    """Rows, counters of ids, and the client's own id last."""
+    path = tmp_path / "state.sqlite"
+    state = open_state(path, b"/source")
+    client_id = state.blob("client_id")
+    fill(state)
+    state.close()
+    state = open_state(path, b"/source")
+    assert state.blob("client_id") == client_id
+    assert len(client_id) == 16
+    assert state.allocate_node() == 6
+    assert state.allocate_manifest() == 2
+    assert (state.files, state.entries) == (2, 4)
+    state.close()
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_newer_format_is_refused(tmp_path: Path) -> None:
+    """It is left as it is."""
+    path = tmp_path / "state.sqlite"
+    open_state(path, b"/source").close()
+    database = sqlite3.connect(path)
+    database.execute("PRAGMA user_version = 99")
+    database.close()
+    with pytest.raises(FormatError, match="newer"):
+        open_state(path, b"/source")
+
+
+@pytest.mark.parametrize("damage", [b"", b"garbage" * 1_000])
+def test_a_damaged_file_is_set_aside(tmp_path: Path, damage: bytes) -> None:
+    """A new state begins; a truncated one is as good as none."""
+    path = tmp_path / "state.sqlite"
+    path.write_bytes(damage)
+    state = open_state(path, b"/source")
+    assert (state.revision, state.entries) == (-1, 0)
+    state.close()
+    assert bool(list(tmp_path.glob("*.damaged-*"))) is bool(damage)
+
+
+def test_a_copy_leaves_the_original_alone(tmp_path: Path, state: State) -> None:
+    """What is done to the copy does not show."""
+    fill(state)
+    copy_state(tmp_path / "state.sqlite", tmp_path / "copy.sqlite")
+    copy = open_state(tmp_path / "copy.sqlite", b"/source")
+    copy.acknowledge([Remove(2)], [], 9)
+    copy.close()
+    assert (state.revision, state.entries) == (7, 4)
+
+
+def entry(path: bytes, kind: Kind, **values: object) -> Entry:
+    fields = {"mode": 0o755, "mtime_ns": 1, "size": 0, "content": b"", "target": b"", **values}
+    return Entry(path=path, kind=kind, **fields)  # type: ignore[arg-type]
+
+
+def test_a_comparison_keeps_what_is_equal(state: State) -> None:
+    """Equal rows keep their inode, others are to be read, and what is not there is dropped."""
+    fill(state)
+    same = file(5, 4, b"g")
+    entries = [
+        entry(b"", Kind.DIRECTORY, mode=0o700, mtime_ns=5),
+        entry(b"d", Kind.DIRECTORY),
+        entry(b"d/e", Kind.DIRECTORY),
+        entry(b"d/e/g", Kind.FILE, mode=0o644, size=10, content=same.content),
+        entry(b"d/new", Kind.FILE, mode=0o600, size=4, content=b"n" * 32),
+        entry(b"link", Kind.SYMLINK, mode=0o777, target=b"t"),
+    ]
+    compare_entries(state, [entries[:3], entries[3:], 12], b"server")
+    assert (state.revision, state.blob("server_id")) == (12, b"server")
+    assert (state.files, state.size_bytes, state.entries) == (2, 14, 5)
+    kept, new = state.find(b"d/e/g"), state.find(b"d/new")
+    assert kept is not None
+    assert new is not None
+    assert (kept.node, kept.identity, kept.manifest) == (5, (3, 5), 1)
+    assert (new.identity, new.facts[4]) == ((0, 0), -1)
+    link = state.find(b"link")
+    assert link is not None
+    assert (link.kind, link.target) == (SYMLINK, b"t")
+    assert state.find(b"d/f") is None
+    root = state.node(ROOT_NODE)
+    assert root is not None
+    assert (root.mode, root.mtime_ns) == (0o700, 5)
+
+
+def test_a_comparison_that_is_cut_changes_nothing(state: State) -> None:
+    """Without the end of the stream nothing of it counts."""
+    fill(state)
+
+    def cut() -> Iterator[list[Entry] | int]:
+        yield [entry(b"other", Kind.DIRECTORY)]
+        raise OSError("cut")
+
+    with pytest.raises(OSError, match="cut"):
+        compare_entries(state, cut(), b"server")
+    assert (state.revision, state.entries) == (7, 4)
+    assert state.find(b"d/f") is not None
+
+
+def test_a_deep_comparison(state: State) -> None:
+    """Depth costs no recursion."""
+    path = b""
+    entries: list[Entry] = []
+    for _ in range(2_000):
+        path = path + b"/d" if path else b"d"
+        entries.append(entry(path, Kind.DIRECTORY))
+    compare_entries(state, [entries, 1], b"server")
+    assert state.entries == 2_000
+    assert os.fsencode("d") in state.children(ROOT_NODE)
