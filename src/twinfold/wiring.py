@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 EXIT_INTERRUPTED = 130
 
+_DEEPEST_TREE = 20_000
+"""Frames that finding a directory takes in the deepest tree that the protocol allows."""
+
 
 def run_server(
     settings: ServerSettings, announce: Callable[[Listening], None], listener: ServerListener
@@ -119,6 +122,7 @@ if sys.platform != "win32":
     ) -> int:
         from twinfold.server.collect import Collector
         from twinfold.server.commit import Committer
+        from twinfold.server.pending import PendingBatches
         from twinfold.server.receive import Receiver
         from twinfold.server.routes import Routes
         from twinfold.server.serve import serve
@@ -128,6 +132,7 @@ if sys.platform != "win32":
 
         os.umask(0)
         _raise_descriptor_limit()
+        sys.setrecursionlimit(_DEEPEST_TREE)
         destination = open_destination(settings.destination, adopt=settings.adopt)
         try:
             token = settings.token or destination.identity.token
@@ -142,11 +147,15 @@ if sys.platform != "win32":
             lock = threading.Lock()
             committer = Committer(index, staging, tree, lock, now_ns)
             stager = Stager(index, staging, tree, lock, secrets.token_hex(4))
-            receiver = Receiver(index, stager, committer, listener)
+            pending = PendingBatches(index, stager, committer, listener)
+            receiver = Receiver(index, stager, committer, pending, listener)
             await serve(
                 routes=Routes(receiver, index, server_id, token),
                 receiver=receiver,
-                collector=Collector(index, committer, receiver, settings.keep_s, now_ns, listener),
+                pending=pending,
+                collector=Collector(
+                    index, tree, committer, pending, settings.keep_s, now_ns, listener
+                ),
                 survey=Survey(index, tree, now_ns(), listener),
                 address=address,
                 tls=tls,

@@ -1,0 +1,5 @@
+"""``python -m twinfold``: the same as the command ``twinfold``."""
+
+from twinfold.cli import main
+
+main()

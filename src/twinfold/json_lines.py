@@ -1,0 +1,111 @@
+r"""Events and states as JSON for programs: one object a line on standard output.
+
+Paths are text: a byte that is not UTF-8 is written as ``\xNN`` (in JSON: ``\\xNN``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from twinfold.addresses import for_other_machines
+from twinfold.client import events as client
+from twinfold.output import write_line
+from twinfold.server.events import Listening
+
+Fields = Mapping[str, object]
+
+
+def path_text(path: bytes) -> str:
+    """Return a path as it stands in JSON."""
+    return path.decode("utf-8", "backslashreplace")
+
+
+def client_fields(event: client.Event) -> Fields | None:
+    """Return the object for a client's event; None for those that programs are not told."""
+    match event:
+        case client.InSync():
+            return {
+                "event": "in_sync",
+                "files": event.files,
+                "bytes": event.size_bytes,
+                "sent_bytes": event.sent_bytes,
+                "reused_bytes": event.reused_bytes,
+                "seconds": round(event.seconds, 3),
+                "problems": event.problems,
+            }
+        case client.Problem():
+            return {"event": "problem", **_problem_fields(event)}
+        case client.Held():
+            return {"event": "held", "reason": _clean(event.reason), "deletions": event.deletions}
+        case _:
+            return None
+
+
+def dry_run_fields(event: client.Event) -> Fields | None:
+    """Return the object for an event of ``--dry-run``, where changes are what it is about."""
+    if not isinstance(event, client.Applied):
+        return client_fields(event)
+    fields = {"event": "would", "change": event.verb, "path": path_text(event.path)}
+    return fields if event.source is None else {**fields, "source": path_text(event.source)}
+
+
+def listening_fields(listening: Listening) -> Fields:
+    """Return the object with which a server says where it listens."""
+    address = listening.address
+    invite = for_other_machines(address).invite
+    return {"event": "listening", "url": address.url, "invite": invite}
+
+
+def status_fields(status: client.Status) -> Fields:
+    """Return a client's state, under the same names as its events where they mean the same."""
+    return {
+        "source": _clean(status.source),
+        "server": status.server,
+        "pid": status.pid,
+        "activity": status.activity,
+        "detail": _clean(status.detail),
+        "files": status.files,
+        "bytes": status.size_bytes,
+        "sent_bytes": status.sent_bytes,
+        "reused_bytes": status.reused_bytes,
+        "problems": len(status.problems),
+        "problem_list": [_problem_fields(problem) for problem in status.problems],
+        "in_sync": status.in_sync,
+        "in_sync_at": status.in_sync_at,
+    }
+
+
+def statuses_fields(statuses: Sequence[client.Status]) -> Fields:
+    """Return the one object of ``status --json`` where no source is named."""
+    return {"clients": [status_fields(status) for status in statuses]}
+
+
+def _problem_fields(problem: client.Problem) -> Fields:
+    return {"path": path_text(problem.path), "reason": _clean(problem.reason)}
+
+
+def _clean(text: str) -> str:
+    return path_text(text.encode("utf-8", "surrogateescape"))
+
+
+def write_object(fields: Fields | None) -> None:
+    """Write one object as a line that can be read at once; nothing for None."""
+    if fields is not None:
+        write_line(encode(fields))
+
+
+def encode(fields: Fields) -> str:
+    """Return an object as one line of JSON."""
+    return msgspec.json.encode(fields).decode()
+
+
+def write_client_event(event: client.Event) -> None:
+    """Be the listener of ``client --json``."""
+    write_object(client_fields(event))
+
+
+def write_dry_run_event(event: client.Event) -> None:
+    """Be the listener of ``client --dry-run --json``."""
+    write_object(dry_run_fields(event))

@@ -1,0 +1,1 @@
+"""What people see: the client's live screen, the server's banner, plain lines elsewhere."""

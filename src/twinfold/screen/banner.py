@@ -1,0 +1,129 @@
+"""What ``twinfold server`` shows: how to reach it, and calmly what arrives."""
+
+from __future__ import annotations
+
+import threading
+import time
+from types import TracebackType
+
+from twinfold.addresses import for_other_machines
+from twinfold.config import is_loopback
+from twinfold.core.paths import display
+from twinfold.output import write_line
+from twinfold.screen.story import one_line
+from twinfold.screen.text import clock, count, size
+from twinfold.server.events import Committed, Event, Listening, Message, SessionOpened
+
+SUMMARY_EVERY_S = 2.0
+
+
+def banner(listening: Listening) -> str:
+    """Return the lines with which a server says where it is and how a client gets in."""
+    address = listening.address
+    lines = [
+        f"twinfold server: keeps {display(listening.destination)}",
+        f"address: {address.url}",
+        "",
+        "same machine, same user:",
+        "  twinfold client SOURCE",
+    ]
+    if is_loopback(address.host):
+        lines.append("same machine, any user:")
+    else:
+        lines.append("any machine:")
+    lines.append(f"  twinfold client SOURCE --server '{for_other_machines(address).invite}'")
+    if is_loopback(address.host):
+        lines.append(f"other machines: start it with --listen 0.0.0.0:{address.port}")
+    lines += ["", "The invite lets in whoever has it. Ctrl-C stops the server; nothing is lost."]
+    return "\n".join(lines)
+
+
+class Arrivals:
+    """Adds up what was committed; says it at most every two seconds."""
+
+    def __init__(self) -> None:
+        self._changes = 0
+        self._size_bytes = 0
+        self._revision = 0
+        self._said_at_s = float("-inf")
+
+    def note(self, event: Committed) -> None:
+        """Take in a commit."""
+        self._changes += event.changes
+        self._size_bytes += event.size_bytes
+        self._revision = event.revision
+
+    def due(self, now_s: float) -> str | None:
+        """Return the line to print now, if there is one."""
+        if not self._changes or now_s - self._said_at_s < SUMMARY_EVERY_S:
+            return None
+        line = (
+            f"received {count(self._changes, 'change')}, {size(self._size_bytes)} "
+            f"(revision {self._revision:,})"
+        )
+        self._said_at_s = now_s
+        self._changes = self._size_bytes = 0
+        return line
+
+
+class ServerScreen:
+    """A listener for the server; on a terminal it shows clients and arrivals too."""
+
+    def __init__(self, terminal: bool) -> None:
+        self._terminal = terminal
+        self._arrivals = Arrivals()
+        self._lock = threading.Lock()
+        self._stopping = threading.Event()
+        self._teller = threading.Thread(target=self._tell, name="screen", daemon=True)
+
+    def announce(self, listening: Listening) -> None:
+        """Print the banner; on a terminal, what is to be typed stands out."""
+        text = banner(listening)
+        if not self._terminal:
+            write_line(text)
+            return
+        from rich.text import Text
+
+        from twinfold.screen.live import terminal_console
+
+        bold = Text(text)
+        bold.highlight_regex(r"(?m)^  twinfold client .*$", "bold green")
+        terminal_console().print(bold, soft_wrap=True)
+
+    def __enter__(self) -> ServerScreen:
+        """Begin to tell what arrives."""
+        if self._terminal:
+            self._teller.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Stop telling."""
+        self._stopping.set()
+        if self._terminal:
+            self._teller.join()
+
+    def __call__(self, event: Event) -> None:
+        """Take in an event; any thread may call."""
+        match event:
+            case Message():
+                self._write(one_line(event.text))
+            case SessionOpened() if self._terminal:
+                self._write(f"client connected: {one_line(event.client)}")
+            case Committed():
+                with self._lock:
+                    self._arrivals.note(event)
+
+    def _tell(self) -> None:
+        while not self._stopping.wait(0.25):
+            with self._lock:
+                line = self._arrivals.due(time.time())
+            if line:
+                self._write(line)
+
+    def _write(self, line: str) -> None:
+        write_line(f"{clock(time.time())} {line}")
