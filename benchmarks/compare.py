@@ -1,0 +1,197 @@
+"""Compares twinfold with an rsync daemon on this machine's loopback.
+
+    python -m benchmarks.compare --tree DIR [--tree2 DIR] [--repeat N] [--only WORD ...]
+
+Both work on the same source, in turn, beginning with nothing waiting to be written. twinfold's
+time is that of ``client --once`` from start to exit with its server running: all is durable by
+then. rsync's is that of ``rsync -a`` to a daemon, which leaves the data to the page cache.
+After every run the destination is compared with the source. Bytes on the wire (both ways) and
+memory are taken in a further run that is not timed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import msgspec
+
+from benchmarks import workloads
+from benchmarks.workloads import Bench, Result
+from tests.e2e.trees import write_random
+
+RESULTS = Path(__file__).parent / "results"
+TREE_WORKLOADS = ("tree", "nothing", "live", "rename", "update")
+BIG_WORKLOADS = ("big", "insert", "copy")
+
+TARGETS = {
+    "first sync of the tree": 1.5,
+    "nothing changed": 3.0,
+    "first sync of a big file": 1.5,
+}
+"""The ratio of medians that each workload is to stay below."""
+
+
+def main() -> None:
+    """Run the chosen workloads, print a table, write the figures as JSON."""
+    options = parse_arguments()
+    base = Path(tempfile.mkdtemp(prefix="twinfold-bench-", dir=options.work))
+    bench = Bench(base, options.repeat, lambda line: print(line, file=sys.stderr, flush=True))
+    try:
+        if options.tree:
+            run_tree(bench, options)
+        run_big(bench, options)
+    finally:
+        for contender in bench.contenders:
+            if contender.base.exists():
+                contender.close()
+        shutil.rmtree(base, ignore_errors=True)
+        print_table(bench.results)
+        print(f"written to {write_results(bench.results, options)}")
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Return the options."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--tree", type=Path, help="a tree of many files; it is copied first")
+    parser.add_argument("--tree2", type=Path, help="a later version of it, for 'update'")
+    parser.add_argument("--subdirectory", default="drivers", help="what 'rename' renames")
+    parser.add_argument("--big-mib", type=int, default=1024, help="size of the big file")
+    parser.add_argument("--repeat", type=int, default=3, help="timed runs of each")
+    parser.add_argument("--repeat-update", type=int, default=1, help="timed runs of 'update'")
+    parser.add_argument("--work", type=Path, help="where to work (default: a temporary folder)")
+    parser.add_argument("--only", nargs="+", choices=TREE_WORKLOADS + BIG_WORKLOADS)
+    return parser.parse_args()
+
+
+def wanted(options: argparse.Namespace, *words: str) -> bool:
+    """Tell whether one of these workloads was asked for."""
+    return not options.only or any(word in options.only for word in words)
+
+
+def run_tree(bench: Bench, options: argparse.Namespace) -> None:
+    """Run the workloads on a tree of many files."""
+    if not wanted(options, *TREE_WORKLOADS):
+        return
+    source = bench.base / "tree"
+    subprocess.run(["cp", "-a", options.tree, source], check=True)
+    if wanted(options, "tree"):
+        workloads.first_sync(bench, "first sync of the tree", source)
+    elif wanted(options, "nothing", "live", "rename"):
+        open_and_sync(bench, source)
+    if wanted(options, "nothing"):
+        workloads.nothing_changed(bench, "nothing changed", source)
+    if wanted(options, "live"):
+        workloads.small_changes(bench, "live small change until visible", source)
+    if wanted(options, "rename"):
+        workloads.rename(bench, "directory renamed", source, options.subdirectory)
+    close_all(bench)
+    if options.tree2 and wanted(options, "update"):
+        trees = (options.tree, options.tree2)
+        workloads.update(bench, "tree to tree2", source, trees, options.repeat_update)
+    shutil.rmtree(source)
+
+
+def run_big(bench: Bench, options: argparse.Namespace) -> None:
+    """Run the workloads on one big file."""
+    if not wanted(options, *BIG_WORKLOADS):
+        return
+    source = bench.base / "big"
+    source.mkdir()
+    write_random(source / "file", options.big_mib << 20)
+    if wanted(options, "big"):
+        workloads.first_sync(bench, "first sync of a big file", source)
+    else:
+        open_and_sync(bench, source)
+    if wanted(options, "insert"):
+        workloads.insertion(bench, "10 bytes inserted in it", source, "file")
+    if wanted(options, "copy"):
+        workloads.copy(bench, "copy of it", source, "file")
+    close_all(bench)
+
+
+def open_and_sync(bench: Bench, source: Path) -> None:
+    """Bring both to the state that a first sync leaves."""
+    for contender in bench.contenders:
+        contender.open()
+        contender.sync(source)
+
+
+def close_all(bench: Bench) -> None:
+    """End both servers and remove their destinations."""
+    for contender in bench.contenders:
+        if contender.base.exists():
+            contender.close()
+
+
+def print_table(results: list[Result]) -> None:
+    """Print a line for each workload and contender."""
+    head = ("workload", "program", "median s", "ratio", "target", "wire", "CPU s", "peak MB")
+    rows = [head, *(row_of(result, results) for result in results)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)))
+
+
+def row_of(result: Result, results: list[Result]) -> tuple[str, ...]:
+    """Return a result as the cells of a table."""
+    peers = [r for r in results if r.workload == result.workload and r.contender == "rsync"]
+    peer_s = peers[0].median_s if peers else None
+    own_s = result.median_s
+    compared = result.contender != "rsync" and peer_s and own_s
+    target = TARGETS.get(result.workload) if result.contender != "rsync" else None
+    return (
+        result.workload,
+        result.contender,
+        f"{own_s:.3f}" if own_s is not None else "",
+        f"{own_s / peer_s:.2f}" if compared and own_s and peer_s else "",
+        f"{target}" if target else "",
+        f"{result.wire_bytes:,}" if result.wire_bytes is not None else "",
+        cpu_cell(result),
+        "/".join(f"{n / 1e6:.0f}" for n in peaks_of(result)),
+    )
+
+
+def cpu_cell(result: Result) -> str:
+    """Return the CPU seconds of client and server in the run nearest to the median."""
+    runs = [sample for sample in result.samples if sample.client_cpu_s or sample.server_cpu_s]
+    if not runs:
+        return ""
+    middle = sorted(runs, key=lambda sample: sample.seconds)[len(runs) // 2]
+    return f"{middle.client_cpu_s:.1f}/{middle.server_cpu_s:.1f}"
+
+
+def peaks_of(result: Result) -> list[int]:
+    """Return the peaks of client and server that are known."""
+    peaks = (result.client_peak_bytes, result.server_peak_bytes)
+    return [peak for peak in peaks if peak is not None]
+
+
+def write_results(results: list[Result], options: argparse.Namespace) -> Path:
+    """Write all figures and what they were taken with."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"compare-{time.strftime('%Y%m%d-%H%M%S')}.json"
+    rsync = subprocess.run(["rsync", "--version"], capture_output=True, text=True, check=True)
+    figures = {
+        "cpus": os.cpu_count(),
+        "system": platform.system(),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "rsync": rsync.stdout.splitlines()[0],
+        "repeat": options.repeat,
+        "big_mib": options.big_mib,
+        "results": results,
+    }
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(figures)))
+    return path
+
+
+if __name__ == "__main__":
+    main()

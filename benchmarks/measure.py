@@ -1,0 +1,121 @@
+"""Time, CPU and memory of processes, from the kernel's own counters."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from types import TracebackType
+
+import msgspec
+
+SAMPLE_EVERY_S = 0.02
+
+
+class Sample(msgspec.Struct):
+    """One timed run; CPU seconds of either role, with the processes that it started."""
+
+    seconds: float
+    client_cpu_s: float
+    server_cpu_s: float
+
+
+def run_timed(words: Sequence[str], env: dict[str, str], log: Path) -> tuple[float, float]:
+    """Run a command to its end; return the seconds from start to exit, and its CPU seconds."""
+    if sys.platform == "win32":
+        raise NotImplementedError
+    with log.open("ab") as output:
+        begin = time.perf_counter()
+        process = subprocess.Popen(words, env=env, stdout=output, stderr=output)
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - begin
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode != 0:
+        raise RuntimeError(f"exit code {process.returncode} of {words}: see {log}")
+    return seconds, usage.ru_utime + usage.ru_stime
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return the CPU seconds of a process and of those of its children that have ended."""
+    if sys.platform == "win32":
+        raise NotImplementedError
+    fields = Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+
+
+def children(pid: int) -> list[int]:
+    """Return the running children of a process."""
+    found: list[int] = []
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            found += map(int, path.read_text("utf-8").split())
+        except OSError:
+            continue
+    return found
+
+
+def wait_childless(pid: int, timeout_s: float = 5.0) -> None:
+    """Return once all children of a process have ended, so that its CPU time is complete."""
+    end = time.monotonic() + timeout_s
+    while children(pid) and time.monotonic() < end:
+        time.sleep(SAMPLE_EVERY_S)
+
+
+def _descendants(pids: Iterable[int]) -> list[int]:
+    found = list(pids)
+    for pid in found:
+        found += children(pid)
+    return found
+
+
+def _peak_bytes(pid: int) -> int:
+    try:
+        status = Path(f"/proc/{pid}/status").read_text("utf-8")
+    except OSError:
+        return 0
+    match = re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
+    return int(match[1]) * 1024 if match else 0
+
+
+class PeakMemory:
+    """Watches two roles while a block runs: the peaks of all of their processes, added up."""
+
+    def __init__(self, server_pid: int) -> None:
+        self._server_pid = server_pid
+        self._peaks: dict[str, dict[int, int]] = {"client": {}, "server": {}}
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+
+    def __enter__(self) -> PeakMemory:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def bytes_of(self, role: str) -> int:
+        """Return the peak of ``client`` or ``server``."""
+        return sum(self._peaks[role].values())
+
+    def _watch(self) -> None:
+        while not self._ended.wait(SAMPLE_EVERY_S):
+            server = _descendants([self._server_pid])
+            everyone = _descendants(children(os.getpid()))
+            self._note("server", server)
+            self._note("client", [pid for pid in everyone if pid not in server])
+
+    def _note(self, role: str, pids: Iterable[int]) -> None:
+        peaks = self._peaks[role]
+        for pid in pids:
+            peaks[pid] = max(peaks.get(pid, 0), _peak_bytes(pid))
