@@ -179,15 +179,24 @@ def client(
     ignore: options.Ignore = None,
     limit: options.Limit = None,
     compress: options.Compress = "auto",
+    max_delete: options.MaxDelete = None,
     take_over: options.TakeOver = False,
     json: options.Json = False,
 ) -> int:
     """Watch the folder SOURCE and send every change."""
     from twinfold.checks import check_source
-    from twinfold.config import ClientSettings, default_state_dir, parse_compress, parse_rate
+    from twinfold.config import (
+        ClientSettings,
+        default_state_dir,
+        parse_compress,
+        parse_max_delete,
+        parse_rate,
+    )
+    from twinfold.core.planning import DeletionLimit
 
     limit_bytes_per_s = parse_rate(limit) if limit is not None else None
     level = parse_compress(compress)
+    deletion_limit = parse_max_delete(max_delete) if max_delete is not None else DeletionLimit()
     path = check_source(source)
     settings = ClientSettings(
         source=path,
@@ -198,6 +207,7 @@ def client(
         limit_bytes_per_s=limit_bytes_per_s,
         compress=level,
         take_over=take_over,
+        max_delete=deletion_limit,
         count_first=_is_terminal() and not json,
     )
     return _dry_run(settings, json) if dry_run else _synchronise(settings, json)

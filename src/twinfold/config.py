@@ -10,6 +10,7 @@ from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 import msgspec
 
+from twinfold.core.planning import DeletionLimit
 from twinfold.errors import UsageError
 
 DEFAULT_HOST = "127.0.0.1"
@@ -69,6 +70,7 @@ class ClientSettings(msgspec.Struct, frozen=True):
     limit_bytes_per_s: int | None = None
     compress: int | None = None
     take_over: bool = False
+    max_delete: DeletionLimit = DeletionLimit()
     count_first: bool = False
 
 
@@ -214,6 +216,21 @@ def parse_rate(text: str) -> int:
     if rate <= 0:
         raise UsageError(f"--limit {text!r} is not a rate such as 10M, 500K or 1G")
     return rate
+
+
+def parse_max_delete(text: str) -> DeletionLimit:
+    """Return the limit in ``5000`` (so many entries) or ``80%`` (of all entries).
+
+    Raises:
+        UsageError: it is written otherwise.
+    """
+    match = re.fullmatch(r"(\d{1,18})(%?)", text)
+    if not match or (match[2] and int(match[1]) > 100):
+        raise UsageError(
+            f"--max-delete {text!r} is not a number (5000) or a part of all (80%)"
+        )
+    number = int(match[1])
+    return DeletionLimit(percent=number) if match[2] else DeletionLimit(count=number)
 
 
 def parse_compress(text: str) -> int | None:

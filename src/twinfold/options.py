@@ -156,6 +156,16 @@ Ignore = Annotated[
     ),
 ]
 
+MaxDelete = Annotated[
+    str | None,
+    typer.Option(
+        "--max-delete",
+        envvar="TWINFOLD_MAX_DELETE",
+        metavar="N|P%",
+        help="Let one scan delete so many entries, or such a part of all.",
+    ),
+]
+
 Limit = Annotated[
     str | None,
     typer.Option(

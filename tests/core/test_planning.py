@@ -11,6 +11,7 @@ from twinfold.core.planning import (
     FILE,
     OTHER,
     SYMLINK,
+    DeletionLimit,
     Facts,
     Known,
     compare_directory,
@@ -99,7 +100,7 @@ def test_attributes() -> None:
 )
 def test_the_deletion_guard(deletions: int, entries: int, held: bool) -> None:
     """More than half of the entries, and more than a thousand of them."""
-    assert deletions_held(deletions, entries) is held
+    assert deletions_held(deletions, entries, DeletionLimit()) is held
 
 
 def test_racy_times() -> None:
@@ -107,3 +108,21 @@ def test_racy_times() -> None:
     assert is_racy(100, 105, 10)
     assert is_racy(200, 105, 10)
     assert not is_racy(95, 105, 10)
+
+
+@pytest.mark.parametrize(
+    ("limit", "deletions", "held"),
+    [
+        (DeletionLimit(count=10), 10, False),
+        (DeletionLimit(count=10), 11, True),
+        (DeletionLimit(count=5_000), 5_000, False),
+        (DeletionLimit(percent=5), 5, False),
+        (DeletionLimit(percent=5), 6, True),
+        (DeletionLimit(percent=100), 100, False),
+    ],
+)
+def test_a_limit_of_deletions_replaces_the_default(
+    limit: DeletionLimit, deletions: int, held: bool
+) -> None:
+    """A person may allow more than the default, or less, in numbers or as a part of 100 entries."""
+    assert deletions_held(deletions, 100, limit) is held

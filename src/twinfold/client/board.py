@@ -118,7 +118,8 @@ class Board:
         if deletions and deletions != self.held_deletions:
             reason = (
                 f"{deletions} of {self._state.entries} entries vanished at once; nothing is"
-                " deleted at the destination until they are back"
+                " deleted at the destination until they are back, or the client is started"
+                f" again with --max-delete {deletions}"
             )
             self.tell(Held(reason, deletions))
         self.held_deletions = deletions

@@ -152,6 +152,7 @@ def _scan_dry(settings: ClientSettings, state: State, listener: Listener) -> int
                 lambda _path, _fd: None,
                 source.is_same,
                 stop,
+                settings.max_delete,
             )
         ).scan_all()
     return EXIT_NOT_EQUAL if len(problems) else EXIT_EQUAL

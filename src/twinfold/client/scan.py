@@ -27,6 +27,7 @@ from twinfold.core.paths import MAX_DEPTH, MAX_PATH_BYTES, join
 from twinfold.core.planning import (
     DIRECTORY,
     SYMLINK,
+    DeletionLimit,
     Facts,
     Known,
     compare_directory,
@@ -65,6 +66,7 @@ class Tools(msgspec.Struct, frozen=True):
     watch: Callable[[bytes, int | None], None]
     is_same_source: Callable[[], bool]
     stop: threading.Event
+    deletion_limit: DeletionLimit = DeletionLimit()
 
 
 class Scan:
@@ -349,7 +351,7 @@ class Scan:
         if not tools.is_same_source():
             raise SourceVanishedError("the source went away during the scan; nothing is deleted")
         deletions = sum(tools.state.count_below(node) for node in gone)
-        if deletions_held(deletions, self._entries_before):
+        if deletions_held(deletions, self._entries_before, tools.deletion_limit):
             self.held_deletions = deletions
             return
         for node in gone:

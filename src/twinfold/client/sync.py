@@ -36,6 +36,7 @@ from twinfold.errors import (
     SourceVanishedError,
     StateError,
 )
+from twinfold.model import ROOT_PATH
 from twinfold.protocol import BatchAnswer
 
 COALESCE_S = 0.005
@@ -144,7 +145,8 @@ class Synchroniser:
     async def _cycle(self) -> None:
         """Scan what is due, send what differs, and see whether that was all."""
         waiters, self._waiters = self._waiters, []
-        self._agenda.full = self._agenda.full or bool(waiters)
+        if waiters or self._board.held_deletions:
+            self._agenda.full = True
         self._collect()
         work = self._agenda.take()
         self._board.begin_work()
@@ -159,6 +161,7 @@ class Synchroniser:
             self._board.problems.note(path, "is busy: it changes while it is read")
         if work is None:
             self._finish_full_scan()
+        if work is None or scan.held_deletions:
             self._board.hold(scan.held_deletions)
         self._say_if_in_sync(batches)
         self._answer(waiters)
@@ -261,6 +264,7 @@ class Synchroniser:
             watch=self._watcher.watch_directory if self._watcher else _watch_nothing,
             is_same_source=self._source.is_same,
             stop=self._stop,
+            deletion_limit=self._settings.max_delete,
         )
 
     def _acknowledged(self, batch: Batch, answer: BatchAnswer, content_bytes: int) -> None:
@@ -339,6 +343,7 @@ class Synchroniser:
     async def _await_source(self, error: SourceVanishedError) -> None:
         """Return when the source is back; its watcher is a new one then."""
         self._close_watcher()
+        self._board.problems.note(ROOT_PATH, str(error))
         while True:
             await self._pause(str(error), SOURCE_RETRY_S)
             try:

@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import msgspec
+
 from twinfold.model import Kind
 
 OTHER = 0
@@ -126,6 +128,17 @@ def is_racy(ctime_ns: int, now_ns: int, granularity_ns: int) -> bool:
     return now_ns - ctime_ns < granularity_ns
 
 
-def deletions_held(deletions: int, entries: int) -> bool:
+class DeletionLimit(msgspec.Struct, frozen=True):
+    """How many entries one scan may delete: so many, or such a part of all; else the default."""
+
+    count: int | None = None
+    percent: int | None = None
+
+
+def deletions_held(deletions: int, entries: int, limit: DeletionLimit) -> bool:
     """Tell whether so many entries would vanish in one scan that a person has to look first."""
+    if limit.count is not None:
+        return deletions > limit.count
+    if limit.percent is not None:
+        return deletions * 100 > entries * limit.percent
     return deletions > GUARDED_DELETIONS and deletions * 100 > entries * GUARDED_PERCENT

@@ -218,6 +218,8 @@ class Committer:
                 self._record_found(work, found)
 
     def _record_found(self, work: IndexTransaction, found: Found) -> None:
+        if work.child(ATTIC, found.name) is not None:
+            return
         node = Node(work.new_id(), ATTIC, found.name, Kind.FILE, 0, 0, 0, b"", b"", 0, 0)
         work.save(node, moved=True)
         work.add_to_attic(node.id, found.location.name, self._now_ns())

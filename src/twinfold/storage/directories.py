@@ -16,7 +16,8 @@ assert sys.platform != "win32"
 
 OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _MOST_OPEN = 256
-_NO_DIRECTORY = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+_NO_NAME = (errno.ENOENT, errno.EILSEQ, errno.EINVAL, errno.ENAMETOOLONG)
+_NO_DIRECTORY = (*_NO_NAME, errno.ENOTDIR, errno.ELOOP)
 
 
 class Directories:
@@ -167,5 +168,7 @@ def inode_at(directory: int, name: bytes) -> int | None:
     """Return the inode of what has this name, if anything has."""
     try:
         return os.stat(name, dir_fd=directory, follow_symlinks=False).st_ino
-    except FileNotFoundError:
+    except OSError as error:
+        if error.errno not in _NO_NAME:
+            raise
         return None

@@ -15,6 +15,7 @@ from twinfold.storage.directories import OPEN_DIRECTORY, Directories
 from twinfold.storage.interface import (
     ATTIC,
     Attributes,
+    Found,
     Location,
     Performed,
     Rename,
@@ -93,6 +94,7 @@ class Performance:
             if error.errno not in REFUSALS:
                 raise
             self._refused[step.node] = REFUSALS[error.errno]
+            refuse(directories, step, step.source)
             return
         if step.kind is Kind.DIRECTORY:
             directories.moved(step.node, step.target)
@@ -154,6 +156,28 @@ def _rename(
         rename_new(name, wanted.name, source, target)
 
 
+def refused_place(node: int) -> Location:
+    """Return where an entry goes that its place will never take."""
+    return Location(ATTIC, b"refused-%d" % node)
+
+
+def refuse(directories: Directories, step: Rename, location: Location) -> None:
+    """Keep the object of a step that cannot be done in the attic, with what comes into it."""
+    place = refused_place(step.node)
+    if location != place:
+        aside = Rename(step.node, step.kind, step.inode, location, place)
+        source = directories.descriptor(location.directory)
+        attic = directories.roots[ATTIC]
+        try:
+            rename(directories, aside, location, source, attic, replaces=False)
+        except OSError as error:
+            if error.errno not in REFUSALS:
+                raise
+            return
+    directories.found.append(Found(place.name, step.target))
+    directories.moved(step.node, place)
+
+
 def keep_in_attic(directories: Directories, location: Location, name: bytes) -> None:
     """Give what stands at ``location`` a second name in the attic, so that it can be replaced."""
     attic = directories.roots[ATTIC]
@@ -183,7 +207,9 @@ def give_attributes(
         if not set_file_attributes(location.name, parent, step.mode, step.mtime_ns):
             return None
         return identity(step.node, parent, location.name)
-    except FileNotFoundError:
+    except OSError as error:
+        if error.errno != errno.ENOENT and error.errno not in REFUSALS:
+            raise
         return None
 
 

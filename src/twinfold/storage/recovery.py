@@ -30,7 +30,15 @@ from twinfold.storage.interface import (
     SetAside,
     Step,
 )
-from twinfold.storage.perform import REFUSALS, give_attributes, identity, keep_in_attic, rename
+from twinfold.storage.perform import (
+    REFUSALS,
+    give_attributes,
+    identity,
+    keep_in_attic,
+    refuse,
+    refused_place,
+    rename,
+)
 
 assert sys.platform != "win32"
 
@@ -68,7 +76,7 @@ class Recovery:
     def _learn(self, step: Step) -> None:
         if isinstance(step, Rename):
             own = Location(STAGING, b"recover-%d" % step.node)
-            places = self._places.setdefault(step.node, [own])
+            places = self._places.setdefault(step.node, [own, refused_place(step.node)])
             places += [step.source, step.target]
             self._last[step.node] = step
         elif isinstance(step, SetAside):
@@ -127,8 +135,9 @@ class Recovery:
         """Take what the attic has from a place that nothing else will come to."""
         if inode_at(self._directories.roots[ATTIC], step.name) != step.inode:
             return
-        own, *places = self._places.get(step.node, [Location(STAGING, b"recover-%d" % step.node)])
-        location = self._current(step.node, step.inode, [*places, step.source])
+        own = Location(STAGING, b"recover-%d" % step.node)
+        places = [*self._places.get(step.node, []), step.source]
+        location = self._current(step.node, step.inode, places)
         if location is None or location.directory == STAGING or location in self._replaced:
             return
         self._move(Rename(step.node, Kind.FILE, step.inode, location, own), location, own)
@@ -144,7 +153,10 @@ class Recovery:
 
     def _take_out(self, step: Rename) -> None:
         location = self._current(step.node, step.inode, self._places[step.node])
-        if location is None or location == step.target or location.directory == STAGING:
+        if location in (None, step.target, refused_place(step.node)):
+            return
+        assert location is not None
+        if location.directory == STAGING:
             return
         own = self._places[step.node][0]
         self._move(step, location, own)
@@ -160,6 +172,7 @@ class Recovery:
                 if error.errno not in REFUSALS:
                     raise
                 self._refused[step.node] = REFUSALS[error.errno]
+                refuse(self._directories, step, location)
                 return
         if step.kind is Kind.FILE and step.target.directory != ATTIC:
             parent = self._directories.descriptor(step.target.directory)
