@@ -67,9 +67,9 @@ class Bench:
         """Time one sync with nothing waiting to be written, and check what it made."""
         flush()
         sample = contender.sync(source)
+        self.report(f"{workload}: {contender.name} {sample.seconds:.2f} s")
         check(contender, tree)
         self.result(workload, contender).samples.append(sample)
-        self.report(f"{workload}: {contender.name} {sample.seconds:.2f} s")
 
     def watch_sync(self, workload: str, contender: Contender, source: Path, tree: Tree) -> None:
         """Count bytes and memory of one sync, untimed."""
@@ -91,7 +91,7 @@ def flush() -> None:
 
 def check(contender: Contender, tree: Tree) -> None:
     """Check that a destination is equal to the source."""
-    found = differences(tree, snapshot(contender.dest))
+    found = differences(contender.comparable(tree), contender.comparable(snapshot(contender.dest)))
     if found:
         raise RuntimeError(f"{contender.name} is not equal: {found}")
 

@@ -44,23 +44,18 @@ class Arrivals:
     def __init__(self) -> None:
         self._changes = 0
         self._size_bytes = 0
-        self._revision = 0
         self._said_at_s = float("-inf")
 
     def note(self, event: Committed) -> None:
         """Take in a commit."""
         self._changes += event.changes
         self._size_bytes += event.size_bytes
-        self._revision = event.revision
 
     def due(self, now_s: float) -> str | None:
         """Return the line to print now, if there is one."""
         if not self._changes or now_s - self._said_at_s < SUMMARY_EVERY_S:
             return None
-        line = (
-            f"received {count(self._changes, 'change')}, {size(self._size_bytes)} "
-            f"(revision {self._revision:,})"
-        )
+        line = f"received {count(self._changes, 'change')}, {size(self._size_bytes)}"
         self._said_at_s = now_s
         self._changes = self._size_bytes = 0
         return line
