@@ -156,7 +156,7 @@ def _node(node_id: int, parent: int, looked: Looked, content: bytes) -> Node:
         looked.name or b"%d" % node_id,
         kind,
         looked.mode,
-        looked.mtime_ns,
+        0 if kind is Kind.SYMLINK else looked.mtime_ns,
         looked.size if kind is Kind.FILE else len(looked.target),
         content,
         looked.target,

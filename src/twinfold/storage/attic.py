@@ -6,6 +6,8 @@ import os
 import stat
 import sys
 
+from twinfold.system.attributes import allow_owner
+
 assert sys.platform != "win32"
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -51,7 +53,7 @@ def _open_writable(directory: int, name: bytes) -> int:
     try:
         fd = os.open(name, _DIRECTORY, dir_fd=directory)
     except PermissionError:
-        os.chmod(name, 0o700, dir_fd=directory, follow_symlinks=False)
+        allow_owner(name, directory)
         fd = os.open(name, _DIRECTORY, dir_fd=directory)
     if os.fstat(fd).st_mode & 0o700 != 0o700:
         os.fchmod(fd, 0o700)

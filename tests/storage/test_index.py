@@ -1,0 +1,143 @@
+"""The index file: its tables, and what becomes of one that cannot be used."""
+
+from __future__ import annotations
+
+import sqlite3
+import sys
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import create_engine
+
+from tests.server.rig import Rig, put
+from twinfold.core.chunking import chunk_id
+from twinfold.errors import DestinationError, FormatError
+from twinfold.model import Chunk, Kind
+from twinfold.storage import tables
+from twinfold.storage.index import DamagedIndexError, SqlIndex, open_index
+from twinfold.storage.interface import ATTIC, STAGING, TREE, Location, Node
+
+assert sys.platform != "win32"
+
+
+def file_node(node_id: int, parent: int, name: bytes, size: int = 1) -> Node:
+    return Node(node_id, parent, name, Kind.FILE, 0o644, 1, size, b"c" * 32, b"", 7, 8)
+
+
+def test_the_migrations_make_the_tables(tmp_path: Path) -> None:
+    """A migrated database differs in nothing from what the code believes."""
+    open_index(tmp_path / "index.sqlite").close()
+    engine = create_engine(f"sqlite:///{tmp_path / 'index.sqlite'}")
+    with engine.connect() as connection:
+        found = compare_metadata(MigrationContext.configure(connection), tables.metadata)
+    engine.dispose()
+    assert found == []
+
+
+def test_an_index_of_a_newer_program_is_left_alone(tmp_path: Path) -> None:
+    """The server says what to do, and changes nothing."""
+    with Rig(tmp_path) as rig:
+        rig.apply([put(b"f", b"1")], [b"1"])
+    with sqlite3.connect(tmp_path / ".twinfold" / "index.sqlite") as index:
+        index.execute("UPDATE alembic_version SET version_num = '9999'")
+    index.close()
+    with pytest.raises(FormatError, match="newer"):
+        Rig(tmp_path)
+    assert (tmp_path / "f").read_bytes() == b"1"
+    with sqlite3.connect(tmp_path / ".twinfold" / "index.sqlite") as index:
+        assert index.execute("SELECT count(*) FROM nodes").fetchone()[0] > 3
+    index.close()
+
+
+@pytest.mark.parametrize(
+    "content", [b"not a database at all", b"SQLite format 3\0" + b"\xff" * 5_000]
+)
+def test_a_damaged_index_is_recognised(tmp_path: Path, content: bytes) -> None:
+    """It is told apart from one that is merely of another format."""
+    (tmp_path / "index.sqlite").write_bytes(content)
+    with pytest.raises(DamagedIndexError):
+        open_index(tmp_path / "index.sqlite")
+
+
+def save_all(index: SqlIndex, nodes: list[Node], error: Exception | None = None) -> None:
+    with index.transaction() as work:
+        for node in nodes:
+            work.save(node, moved=True)
+            work.add_places(node.id, 0, 0, [Chunk(chunk_id(b"1"), 1)])
+        work.add_intents([])
+        if error is not None:
+            raise error
+
+
+def new_ids(index: SqlIndex, count: int) -> list[int]:
+    with index.transaction() as work:
+        return [work.new_id() for _ in range(count)]
+
+
+def test_a_transaction_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    """Nodes, places, intents and the session are written together or not at all."""
+    index = open_index(tmp_path / "index.sqlite")
+    session = index.session()
+    [node] = new_ids(index, 1)
+    with pytest.raises(KeyError):
+        save_all(index, [file_node(node, TREE, b"f")], KeyError())
+    assert index.count_entries() == 0
+    assert index.known_chunks([chunk_id(b"1")]) == set()
+    assert index.intents() == []
+    assert index.session() == session
+    index.close()
+
+
+def test_two_nodes_of_one_name_are_refused(tmp_path: Path) -> None:
+    """A name in a directory stands for one node; the error is one for people."""
+    index = open_index(tmp_path / "index.sqlite")
+    one, two = new_ids(index, 2)
+    with pytest.raises(DestinationError):
+        save_all(index, [file_node(one, TREE, b"f"), file_node(two, TREE, b"f")])
+    assert index.count_entries() == 0
+    index.close()
+
+
+def test_names_change_hands_in_one_transaction(tmp_path: Path) -> None:
+    """Two nodes can swap their names."""
+    index = open_index(tmp_path / "index.sqlite")
+    one, two = new_ids(index, 2)
+    save_all(index, [file_node(one, TREE, b"a"), file_node(two, TREE, b"b")])
+    with index.transaction() as work:
+        assert work.child(TREE, b"a") == file_node(one, TREE, b"a")
+        assert work.child(TREE, b"b") == file_node(two, TREE, b"b")
+        work.save(file_node(one, STAGING, b"x"), moved=True)
+        work.save(file_node(two, TREE, b"a"), moved=True)
+        work.save(file_node(one, TREE, b"b"), moved=True)
+        assert work.child(TREE, b"a") == file_node(two, TREE, b"a")
+    assert index.location(one) == Location(TREE, b"b")
+    assert index.locate(two) == (TREE, [b"a"])
+    assert index.find_upload(b"x") is None
+    index.close()
+
+
+def test_what_is_forgotten_takes_along_what_is_below(tmp_path: Path) -> None:
+    """Nodes, chunk places and attic records; ids are never given twice."""
+    index = open_index(tmp_path / "index.sqlite")
+    directory = Node(20, ATTIC, b"20", Kind.DIRECTORY, 0o755, 1, 0, b"", b"", 5, 6)
+    with index.transaction() as work:
+        first = work.new_id()
+        work.save(directory, moved=True)
+        work.add_to_attic(20, b"d", 5)
+        work.save(file_node(21, 20, b"f"), moved=True)
+        work.add_places(21, 0, 0, [Chunk(chunk_id(b"1"), 1), Chunk(chunk_id(b"2"), 1)])
+    assert index.manifest(21, 0, 9) == [Chunk(chunk_id(b"1"), 1), Chunk(chunk_id(b"2"), 1)]
+    assert index.attic(6) == [(20, b"20")]
+    assert index.attic(5) == []
+    with index.transaction() as work:
+        work.forget(20)
+    assert index.attic(None) == []
+    assert index.locate(21) is None
+    assert index.places(chunk_id(b"1")) == []
+    index.close()
+    index = open_index(tmp_path / "index.sqlite")
+    with index.transaction() as work:
+        assert work.new_id() > first
+    index.close()
