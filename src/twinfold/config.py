@@ -226,9 +226,7 @@ def parse_max_delete(text: str) -> DeletionLimit:
     """
     match = re.fullmatch(r"(\d{1,18})(%?)", text)
     if not match or (match[2] and int(match[1]) > 100):
-        raise UsageError(
-            f"--max-delete {text!r} is not a number (5000) or a part of all (80%)"
-        )
+        raise UsageError(f"--max-delete {text!r} is not a number (5000) or a part of all (80%)")
     number = int(match[1])
     return DeletionLimit(percent=number) if match[2] else DeletionLimit(count=number)
 

@@ -39,9 +39,9 @@ def run_server(
     Raises:
         TwinfoldError: it cannot be served.
     """
-    if sys.platform == "win32":
-        raise UsageError("the server does not run on Windows yet; run it on Linux or macOS")
-    return _run(lambda stop: _serve(settings, announce, listener, stop))
+    if sys.platform != "win32":
+        return _run(lambda stop: serve_destination(settings, announce, listener, stop))
+    raise UsageError("the server does not run on Windows yet; run it on Linux or macOS")
 
 
 def run_client(settings: ClientSettings, listener: ClientListener) -> int:
@@ -114,12 +114,13 @@ def _run(main: Callable[[asyncio.Event], Awaitable[int]]) -> int:
 
 if sys.platform != "win32":
 
-    async def _serve(
+    async def serve_destination(
         settings: ServerSettings,
         announce: Callable[[Listening], None],
         listener: ServerListener,
         stop: asyncio.Event,
     ) -> int:
+        """Serve a destination until ``stop`` is set; return the exit code."""
         from twinfold.server.collect import Collector
         from twinfold.server.commit import Committer
         from twinfold.server.pending import PendingBatches

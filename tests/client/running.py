@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TypeVar
+
+import pytest
 
 from twinfold import wiring
 from twinfold.client.events import Event, InSync
@@ -23,6 +26,8 @@ _Event = TypeVar("_Event")
 @asynccontextmanager
 async def running_server(folder: Path, port: int = 0) -> AsyncIterator[ServerAddress]:
     """Serve ``folder/destination`` for as long as the block lasts."""
+    if sys.platform == "win32":
+        pytest.skip("there is no such thing on Windows")
     stop = asyncio.Event()
     listening: asyncio.Future[Listening] = asyncio.get_running_loop().create_future()
     settings = ServerSettings(
@@ -30,7 +35,7 @@ async def running_server(folder: Path, port: int = 0) -> AsyncIterator[ServerAdd
     )
     (folder / "destination").mkdir(exist_ok=True)
     serving = asyncio.create_task(
-        wiring._serve(settings, listening.set_result, lambda _event: None, stop)
+        wiring.serve_destination(settings, listening.set_result, lambda _event: None, stop)
     )
     serving.add_done_callback(lambda _task: listening.cancel())
     try:

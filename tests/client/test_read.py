@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -90,6 +91,8 @@ def test_a_ctime_of_the_future_proves_nothing(tmp_path: Path, folder: Directory)
 @pytest.mark.parametrize("now", ["nothing", "another file", "symlink", "fifo", "directory"])
 def test_a_name_that_became_something_else(tmp_path: Path, folder: Directory, now: str) -> None:
     """It is not read, and a FIFO does not block."""
+    if sys.platform == "win32":
+        pytest.skip("there is no such thing on Windows")
     path = tmp_path / "f"
     path.write_bytes(b"x")
     facts = look(folder, b"f")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
+import sys
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -196,6 +197,8 @@ async def test_a_second_client_for_a_source_is_refused(
 
 async def test_problems_are_told_and_counted(tmp_path: Path, server: ServerAddress) -> None:
     """What cannot be synchronised does not keep the rest, and the exit code says it."""
+    if sys.platform == "win32":
+        pytest.skip("there is no such thing on Windows")
     settings = client_settings(tmp_path, server, once=True)
     os.mkfifo(tmp_path / "source" / "fifo")
     (tmp_path / "source" / "file").write_text("x")

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import sys
+
+assert sys.platform != "win32"
+
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-
-assert sys.platform != "win32"
 
 _MEMORY = Path("/dev/shm")
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+
+assert sys.platform != "win32"
+
 from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple

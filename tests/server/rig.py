@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+
+assert sys.platform != "win32"
+
 import os
 import stat
-import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -30,8 +33,6 @@ from twinfold.storage.interface import (
     Staging,
     Step,
 )
-
-assert sys.platform != "win32"
 
 PIECE_BYTES = 40_000
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import sys
+
+assert sys.platform != "win32"
+
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,8 +17,6 @@ from twinfold.core.retention import UPLOAD_PATIENCE_S
 from twinfold.model import Delete, MakeDirectory
 from twinfold.server.collect import Collector
 from twinfold.server.pending import PendingBatches
-
-assert sys.platform != "win32"
 
 SECOND_NS = 1_000_000_000
 UPLOAD = b"u" * 16

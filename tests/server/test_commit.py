@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import sys
+
+assert sys.platform != "win32"
+
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,8 +26,6 @@ from twinfold.errors import LostPlaceError
 from twinfold.model import Change, Delete, MakeDirectory, MakeSymlink, Move, SetAttributes
 from twinfold.protocol import Refusal
 from twinfold.server.stage import StagedBatch
-
-assert sys.platform != "win32"
 
 
 def stage_small(rig: Rig, changes: list[Change], ahead: int) -> StagedBatch:

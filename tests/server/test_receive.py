@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+
+assert sys.platform != "win32"
+
 import asyncio
 import os
 import resource
-import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -28,8 +31,6 @@ from twinfold.protocol import Batch, BatchAnswer, OpenSession, Session
 from twinfold.server.pending import OutOfOrderError, PendingBatches
 from twinfold.server.receive import ChunkFrame, Receiver
 from twinfold.storage.interface import Forest, Location, Performed, Step
-
-assert sys.platform != "win32"
 
 Frame = Batch | ChunkFrame
 _PATIENCE_S = 20.0

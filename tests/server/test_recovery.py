@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+
+assert sys.platform != "win32"
+
 import errno
 import os
 import sqlite3
 import stat
-import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -31,8 +34,6 @@ from twinfold.storage.interface import (
     SetAside,
     Step,
 )
-
-assert sys.platform != "win32"
 
 
 class PowerCutError(BaseException):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import sys
+
+assert sys.platform != "win32"
+
+import os
 from pathlib import Path
 
 import pytest
@@ -13,8 +16,6 @@ from twinfold.core.manifest import content_id
 from twinfold.errors import ContentMismatchError, ProtocolError
 from twinfold.model import Delete, ExtendUpload, MakeDirectory, Move, Run
 from twinfold.server.stage import LostUploadError, UnknownBaseError
-
-assert sys.platform != "win32"
 
 UPLOAD = b"u" * 16
 

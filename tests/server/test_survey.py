@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import sys
+
+assert sys.platform != "win32"
+
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,8 +18,6 @@ from twinfold.core.manifest import content_id
 from twinfold.errors import DestinationError
 from twinfold.model import Chunk, Delete, MakeDirectory, MakeSymlink, PutFile
 from twinfold.storage.interface import Source
-
-assert sys.platform != "win32"
 
 
 def chunked(data: bytes) -> list[Chunk]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-import sqlite3
 import sys
+
+assert sys.platform != "win32"
+
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -18,8 +21,6 @@ from twinfold.model import Chunk, Kind
 from twinfold.storage import tables
 from twinfold.storage.index import DamagedIndexError, SqlIndex, open_index
 from twinfold.storage.interface import ATTIC, STAGING, TREE, Location, Node
-
-assert sys.platform != "win32"
 
 
 def file_node(node_id: int, parent: int, name: bytes, size: int = 1) -> Node:

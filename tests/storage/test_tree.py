@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+
+assert sys.platform != "win32"
+
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,8 +17,6 @@ import pytest
 from tests.server.rig import Rig, put
 from twinfold.model import Delete, MakeDirectory, Move, SetAttributes
 from twinfold.storage.interface import TREE
-
-assert sys.platform != "win32"
 
 _NOBODY = 65_534
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import stat
 import sys
 
-from twinfold.system.attributes import allow_owner
-
 assert sys.platform != "win32"
+
+import os
+import stat
+
+from twinfold.system.attributes import allow_owner
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 

@@ -10,9 +10,12 @@ DEST/.twinfold/
 
 from __future__ import annotations
 
+import sys
+
+assert sys.platform != "win32"
+
 import os
 import secrets
-import sys
 import time
 from pathlib import Path
 
@@ -25,8 +28,6 @@ from twinfold.storage.index import DamagedIndexError, SqlIndex, open_index
 from twinfold.storage.staging import Staging
 from twinfold.storage.tree import Tree
 from twinfold.system.locks import FolderLock
-
-assert sys.platform != "win32"
 
 FORMAT_VERSION = 1
 

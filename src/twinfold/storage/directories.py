@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import sys
+
+assert sys.platform != "win32"
+
 import errno
 import os
 import stat
-import sys
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 
 from twinfold.storage.interface import ATTIC, TREE, Found, Location
 from twinfold.system.durability import rename_new
-
-assert sys.platform != "win32"
 
 OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _MOST_OPEN = 256

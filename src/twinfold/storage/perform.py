@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+
+assert sys.platform != "win32"
+
 import errno
 import os
 import stat
-import sys
 from collections.abc import Callable, Mapping, Sequence
 
 from twinfold.core.paths import display
@@ -24,8 +27,6 @@ from twinfold.storage.interface import (
 )
 from twinfold.system.attributes import set_file_attributes
 from twinfold.system.durability import rename_new
-
-assert sys.platform != "win32"
 
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EMLINK)
 REFUSALS = {

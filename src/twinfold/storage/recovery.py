@@ -16,6 +16,9 @@ none of them is gone, and nothing is done for it. Doing all this twice changes n
 from __future__ import annotations
 
 import sys
+
+assert sys.platform != "win32"
+
 from collections.abc import Callable, Mapping, Sequence
 
 from twinfold.model import Kind
@@ -39,8 +42,6 @@ from twinfold.storage.perform import (
     refused_place,
     rename,
 )
-
-assert sys.platform != "win32"
 
 
 class Recovery:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+
+assert sys.platform != "win32"
+
 import errno
 import os
-import sys
 from collections.abc import Iterable, Sequence
 
 from twinfold.core.chunking import chunk_id
 from twinfold.model import Chunk
 from twinfold.system.durability import sync_file, sync_file_system
-
-assert sys.platform != "win32"
 
 _CREATE = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 _REOPEN = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC

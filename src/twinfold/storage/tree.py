@@ -7,10 +7,13 @@ destination can be touched, whoever swaps what for a symlink meanwhile.
 
 from __future__ import annotations
 
+import sys
+
+assert sys.platform != "win32"
+
 import errno
 import os
 import stat
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -30,8 +33,6 @@ from twinfold.storage.interface import (
 from twinfold.storage.perform import Performance
 from twinfold.storage.recovery import Recovery
 from twinfold.system.durability import rename_new
-
-assert sys.platform != "win32"
 
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
