@@ -8,6 +8,7 @@ assert sys.platform != "win32"
 
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,6 +53,22 @@ def test_a_plain_user_can_change_what_is_read_only(plain_user_folder: Path) -> N
         for node, name in rig.index.attic(None):
             rig.forest.purge(rig.committer.begin_purge(node, name))
         assert rig.attic() == {}
+
+
+def test_a_plain_user_can_change_what_lies_below_a_closed_directory(
+    plain_user_folder: Path,
+) -> None:
+    """Bits that keep the owner out are no obstacle, and are the same afterwards."""
+    dest = plain_user_folder / "dest"
+    with Rig(dest) as rig:
+        rig.apply([MakeDirectory(b"a", 0o755, 1), MakeDirectory(b"a/b", 0o755, 1)])
+        rig.apply([SetAttributes(b"a", 0o300, 1)])
+        rig.apply([put(b"a/b/f", b"1")], [b"1"])
+        rig.apply([SetAttributes(b"a/b", 0o000, 1)])
+        rig.apply([put(b"a/b/f", b"2")], [b"2"])
+        assert stat.S_IMODE((dest / "a").stat().st_mode) == 0o300
+        rig.apply([SetAttributes(b"a/b", 0o755, 1), SetAttributes(b"a", 0o755, 1)])
+        assert rig.tree()[b"a/b/f"][1] == b"2"
 
 
 def test_a_plain_user_can_purge_what_cannot_be_entered(plain_user_folder: Path) -> None:

@@ -13,6 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 
 from twinfold.storage.interface import ATTIC, TREE, Found, Location
+from twinfold.system.attributes import allow_owner
 from twinfold.system.durability import rename_new
 
 OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -44,19 +45,19 @@ class Directories:
         self._inodes = inodes
         self._open: OrderedDict[int, int] = OrderedDict()
         self._searching: set[int] = set()
+        self._borrowed: dict[int, int] = {}
         self.found: list[Found] = []
         self.remade: list[tuple[int, int, int]] = []
 
     def trim(self) -> None:
         """Close what is open beyond the limit; no descriptor handed out may be in use."""
         while len(self._open) > _MOST_OPEN:
-            os.close(self._open.popitem(last=False)[1])
+            self._close(*self._open.popitem(last=False))
 
     def close(self) -> None:
         """Close all directories but the roots."""
-        for fd in self._open.values():
-            os.close(fd)
-        self._open.clear()
+        while self._open:
+            self._close(*self._open.popitem())
 
     def moved(self, node: int, location: Location) -> None:
         """Learn that a directory is at ``location`` from now on."""
@@ -87,25 +88,53 @@ class Directories:
         candidates = self._candidates(node)
         inode = self._inodes.get(node)
         for location in candidates:
-            fd = self._try_open(location)
+            fd = self._try_open(node, location)
             if fd is None:
                 continue
             if inode is None or os.fstat(fd).st_ino == inode:
                 return fd
             os.close(fd)
-        fd = self._try_open(candidates[-1]) if candidates and inode is not None else None
+        fd = self._try_open(node, candidates[-1]) if candidates and inode is not None else None
         if fd is None:
             raise FileNotFoundError(errno.ENOENT, "a directory of the index is gone")
         return fd
 
-    def _try_open(self, location: Location) -> int | None:
+    def _try_open(self, node: int, location: Location) -> int | None:
         try:
             parent = self.descriptor(location.directory)
-            return os.open(location.name, OPEN_DIRECTORY, dir_fd=parent)
+            try:
+                return os.open(location.name, OPEN_DIRECTORY, dir_fd=parent)
+            except PermissionError:
+                return self._open_closed(node, location.name, parent)
         except OSError as error:
             if error.errno not in _NO_DIRECTORY:
                 raise
             return None
+
+    def _open_closed(self, node: int, name: bytes, parent: int) -> int:
+        """Open a directory whose bits keep its owner out; they come back when it is closed."""
+        status = os.stat(name, dir_fd=parent, follow_symlinks=False)
+        allow_owner(name, parent)
+        self._borrowed[node] = stat.S_IMODE(status.st_mode)
+        return os.open(name, OPEN_DIRECTORY, dir_fd=parent)
+
+    def set_mode(self, node: int, mode: int) -> int:
+        """Give a directory its permission bits for good; return its descriptor.
+
+        Raises:
+            FileNotFoundError: it is nowhere where it could be.
+        """
+        fd = self.descriptor(node)
+        self._borrowed.pop(node, None)
+        if stat.S_IMODE(os.fstat(fd).st_mode) != mode:
+            os.fchmod(fd, mode)
+        return fd
+
+    def _close(self, node: int, fd: int) -> None:
+        mode = self._borrowed.pop(node, None)
+        if mode is not None:
+            os.fchmod(fd, mode)
+        os.close(fd)
 
     def _candidates(self, node: int) -> Sequence[Location]:
         if node in self._places:

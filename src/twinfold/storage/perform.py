@@ -8,7 +8,6 @@ assert sys.platform != "win32"
 
 import errno
 import os
-import stat
 from collections.abc import Callable, Mapping, Sequence
 
 from twinfold.core.paths import display
@@ -199,9 +198,7 @@ def give_attributes(
     """Give an entry its attributes if it is there; return a file's identity."""
     try:
         if step.kind is Kind.DIRECTORY:
-            fd = directories.descriptor(step.node)
-            if stat.S_IMODE(os.fstat(fd).st_mode) != step.mode:
-                os.fchmod(fd, step.mode)
+            fd = directories.set_mode(step.node, step.mode)
             os.utime(fd, ns=(step.mtime_ns, step.mtime_ns))
             return None
         parent = directories.descriptor(location.directory)
