@@ -68,6 +68,9 @@ class Agenda:
         self._looked_at = set(due)
         for path in due:
             del self._due_s[path]
+        if not everything:
+            self._leave_to_their_time()
+        for path in due:
             parent, name = split(path)
             names = self._names.setdefault(parent, set())
             if names is not None:
@@ -75,6 +78,16 @@ class Agenda:
         work = Names(self._names, self._trees)
         self._names, self._trees, self.full = {}, set(), False
         return None if everything else work
+
+    def _leave_to_their_time(self) -> None:
+        """Names that are to be tried again later are not looked at before, whatever is said."""
+        for path in self._due_s:
+            parent, name = split(path)
+            names = self._names.get(parent)
+            if names is not None and name in names:
+                names.discard(name)
+                if not names:
+                    del self._names[parent]
 
     def settle(self, retry: Mapping[bytes, set[bytes]]) -> list[bytes]:
         """A scan has ended; plan the next try of what it could not read.

@@ -13,6 +13,8 @@ from twinfold.model import CHUNK_ID_SIZE_BYTES, Change
 MAX_CHANGES = 1_000
 MAX_CONTENT_BYTES = 8 * 1024 * 1024
 MAX_HEADER_BYTES = 2 * 1024 * 1024
+MAX_CHUNKS = 16_384
+"""Chunks that a batch names, kept ones included; the server takes several times as many."""
 
 _CHUNK_HEADER_BYTES = CHUNK_ID_SIZE_BYTES + 8
 _CHANGE_HEADER_BYTES = 96
@@ -39,6 +41,7 @@ class Batch:
         pieces: per chunk id its bytes, or where to read them should the server lack them.
         held_bytes: content that is kept in memory.
         content_bytes: content that the changes bring, wherever the server takes it from.
+        chunks: how many chunks that content consists of.
     """
 
     def __init__(self, serial: int) -> None:
@@ -49,13 +52,15 @@ class Batch:
         self.held_bytes = 0
         self.content_bytes = 0
         self.header_bytes = 0
+        self.chunks = 0
 
     def is_full_for(self, size_bytes: int) -> bool:
         """Tell whether a change with so much new content belongs into the next batch."""
-        return bool(self.effects or self.pieces) and (
+        return bool(self.effects or self.chunks) and (
             len(self.changes) >= MAX_CHANGES
             or self.held_bytes + size_bytes > MAX_CONTENT_BYTES
             or self.header_bytes > MAX_HEADER_BYTES
+            or self.chunks >= MAX_CHUNKS
             or len(self.effects) >= 4 * MAX_CHANGES
         )
 
@@ -223,6 +228,7 @@ class BatchBuilder:
         batch = self._batch
         size_bytes = len(data)
         batch.content_bytes += size_bytes
+        batch.chunks += 1
         batch.header_bytes += _CHUNK_HEADER_BYTES
         if chunk_id in batch.pieces:
             return
@@ -238,13 +244,14 @@ class BatchBuilder:
             return False
         return self._pending.brings_chunk(chunk_id) or self._state.knows_chunk(chunk_id)
 
-    def count_kept(self, size_bytes: int) -> None:
+    def count_kept(self, chunks: int, size_bytes: int) -> None:
         """Count content that a change refers to as a stretch of what the server has."""
+        self._batch.chunks += chunks
         self._batch.content_bytes += size_bytes
 
     def add_place(self, chunk_id: bytes, stretch: Stretch) -> None:
         """Remember where a chunk is that the server is to take from what it has."""
-        self._batch.content_bytes += stretch.size
+        self.count_kept(1, stretch.size)
         self._batch.pieces.setdefault(chunk_id, stretch)
 
     def flush(self) -> None:

@@ -8,17 +8,22 @@ content is the same.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
+import threading
 from collections.abc import AsyncIterator, Iterable, Iterator
 
 from twinfold.client.effects import Node
 from twinfold.client.state import ROOT_NODE, State, short_id
 from twinfold.core.paths import check_path_or_root, split
 from twinfold.core.planning import DIRECTORY, FILE, SYMLINK, UNSETTLED_CTIME_NS, Known
+from twinfold.errors import ConnectionLostError
 from twinfold.model import Entry
 
 _CACHED_DIRECTORIES = 50_000
 _NO_MODE = -1
+
+_LOOK_EVERY_S = 0.2
 
 
 def compare_entries(state: State, groups: Iterable[list[Entry] | int], server_id: bytes) -> None:
@@ -43,14 +48,30 @@ def compare_entries(state: State, groups: Iterable[list[Entry] | int], server_id
 
 
 def pulled(
-    stream: AsyncIterator[list[Entry] | int], loop: asyncio.AbstractEventLoop
+    stream: AsyncIterator[list[Entry] | int],
+    loop: asyncio.AbstractEventLoop,
+    stop: threading.Event | None = None,
 ) -> Iterator[list[Entry] | int]:
-    """Yield what a stream in the event loop brings, in another thread."""
+    """Yield what a stream in the event loop brings, in another thread.
+
+    Raises:
+        ConnectionLostError: ``stop`` was set.
+    """
 
     async def following() -> list[Entry] | int | None:
         return await anext(stream, None)
 
-    while (group := asyncio.run_coroutine_threadsafe(following(), loop).result()) is not None:
+    while True:
+        coming = asyncio.run_coroutine_threadsafe(following(), loop)
+        while not coming.done() and not (stop is not None and stop.is_set()):
+            with contextlib.suppress(TimeoutError):
+                coming.result(_LOOK_EVERY_S)
+        if not coming.done():
+            coming.cancel()
+            raise ConnectionLostError("the client stops")
+        group = coming.result()
+        if group is None:
+            return
         yield group
 
 

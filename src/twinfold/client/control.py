@@ -52,14 +52,14 @@ class Control:
     Args:
         place: where the client is found.
         status: what it does now.
-        wait_for_all: returns when all that was changed before is durable.
+        wait_for_all: returns when all that was changed before is durable, False if it is held.
     """
 
     def __init__(
         self,
         place: ClientPlace,
         status: Callable[[], Status],
-        wait_for_all: Callable[[], Awaitable[None]],
+        wait_for_all: Callable[[], Awaitable[bool]],
     ) -> None:
         self._place = place
         self._status = status
@@ -98,21 +98,23 @@ class Control:
             question = msgspec.json.decode(await reader.readline(), type=Question)
             if not hmac.compare_digest(question.secret.encode(), self._secret.encode()):
                 return
+            status = None
             if question.op == "wait":
-                await self._wait(question.timeout_s)
-            writer.write(_encode(self._status()) + b"\n")
+                arrived = await self._wait(question.timeout_s)
+                status = msgspec.structs.replace(self._status(), in_sync=arrived)
+            writer.write(_encode(status or self._status()) + b"\n")
             await writer.drain()
         except (OSError, ValueError):
             return
         finally:
             writer.close()
 
-    async def _wait(self, timeout_s: float | None) -> None:
+    async def _wait(self, timeout_s: float | None) -> bool:
         try:
             async with asyncio.timeout(timeout_s):
-                await self._wait_for_all()
+                return await self._wait_for_all()
         except TimeoutError:
-            return
+            return False
 
 
 async def ask_status(place: ClientPlace) -> Status:

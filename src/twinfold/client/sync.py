@@ -45,6 +45,9 @@ UNWATCHED_RESCAN_EVERY_S = 60.0
 SOURCE_RETRY_S = 1.0
 FAILURE_DELAY_S = 5.0
 
+WATCHING = b"."
+"""The path under which it is said that the watcher does not see everything; no entry has it."""
+
 EXIT_EQUAL = 0
 EXIT_NOT_EQUAL = 3
 
@@ -79,8 +82,8 @@ class Synchroniser:
         self._use_bases = True
         self._losses = 0
         self._asked = asyncio.Event()
-        self._waiters: list[asyncio.Future[None]] = []
-        self._unanswered: list[asyncio.Future[None]] = []
+        self._waiters: list[asyncio.Future[bool]] = []
+        self._unanswered: list[asyncio.Future[bool]] = []
         self._rescan_at_s = 0.0
 
     async def run(self) -> int:
@@ -101,12 +104,15 @@ class Synchroniser:
             self._close_watcher()
             await asyncio.to_thread(self._worker.shutdown)
 
-    async def wait_for_all(self) -> None:
-        """Return when all that was changed before the call is durable at the server."""
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    async def wait_for_all(self) -> bool:
+        """Return when all that was changed before the call is durable at the server.
+
+        False if it will not be by itself: deletions are held.
+        """
+        done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._waiters.append(done)
         self._asked.set()
-        await done
+        return await done
 
     async def _begin(self) -> None:
         with self._source.open():
@@ -160,21 +166,24 @@ class Synchroniser:
         for path in self._agenda.settle(scan.retry):
             self._board.problems.note(path, "is busy: it changes while it is read")
         if work is None:
-            self._finish_full_scan()
+            self._use_bases = True
+        self._plan_rescan(was_full=work is None)
         if work is None or scan.held_deletions:
             self._board.hold(scan.held_deletions)
         self._say_if_in_sync(batches)
         self._answer(waiters)
 
-    def _finish_full_scan(self) -> None:
-        self._use_bases = True
+    def _plan_rescan(self, *, was_full: bool) -> None:
+        """Scan everything now and then; soon, and say so, where events may be missing."""
         unwatched = self._watch_failure or (self._watcher and self._watcher.incomplete)
         if unwatched:
             self._board.problems.note(
-                b"", f"{unwatched}; it is scanned every {UNWATCHED_RESCAN_EVERY_S:.0f} s instead"
+                WATCHING,
+                f"{unwatched}; it is scanned every {UNWATCHED_RESCAN_EVERY_S:.0f} s instead",
             )
+        now_s = time.monotonic()
         every_s = UNWATCHED_RESCAN_EVERY_S if unwatched else RESCAN_EVERY_S
-        self._rescan_at_s = time.monotonic() + every_s
+        self._rescan_at_s = now_s + every_s if was_full else min(self._rescan_at_s, now_s + every_s)
 
     def _say_if_in_sync(self, batches: int) -> None:
         self._collect()
@@ -187,13 +196,13 @@ class Synchroniser:
         else:
             board.remain_in_sync()
 
-    def _answer(self, waiters: list[asyncio.Future[None]]) -> None:
+    def _answer(self, waiters: list[asyncio.Future[bool]]) -> None:
         self._unanswered += waiters
         if self._agenda.is_settling:
             return
         for waiter in self._unanswered:
             if not waiter.done():
-                waiter.set_result(None)
+                waiter.set_result(not self._board.held_deletions)
         self._unanswered = []
 
     async def _scan_and_send(self, work: Names | None) -> tuple[Scan, int]:
@@ -301,7 +310,9 @@ class Synchroniser:
 
         comparing = loop.run_in_executor(
             self._worker,
-            lambda: compare_entries(self._state, pulled(stream, loop), self._link.server_id),
+            lambda: compare_entries(
+                self._state, pulled(stream, loop, self._stop), self._link.server_id
+            ),
         )
         await comparing
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 
 from twinfold.client.batch import Batch, Pending, Piece
 from twinfold.client.connection import LostPlaceError, UnknownBatchError
@@ -12,7 +12,12 @@ from twinfold.client.frames import FrameWriter
 from twinfold.client.link import Link
 from twinfold.client.read import UnsettledError
 from twinfold.client.state import State
-from twinfold.errors import ConnectionLostError, ProtocolError
+from twinfold.errors import (
+    ConnectionLostError,
+    ProtocolError,
+    ServerBusyError,
+    SourceVanishedError,
+)
 from twinfold.protocol import BatchAnswer, Refusal
 
 WINDOW_BATCHES = 4
@@ -22,6 +27,8 @@ EAGER_BYTES = 256 * 1024
 _WHOLE_BODY_BYTES = EAGER_BYTES + 64 * 1024
 _POST_BYTES = 32 * 1024 * 1024
 _MAX_ROUNDS = 6
+_MAX_BUSY = 3
+"""A server that cannot take a batch (no room, say) may take what the source is by now."""
 
 Acknowledged = Callable[[Batch, BatchAnswer, int], None]
 """Called with a batch, its answer, and how many bytes of its content were sent."""
@@ -117,7 +124,7 @@ class Transfer:
 
     async def _deliver(self, batch: Batch, number: int) -> tuple[BatchAnswer, int]:
         eager = self._send_all or batch.held_bytes <= EAGER_BYTES
-        sent_bytes = forgotten = 0
+        sent_bytes = forgotten = refusals = 0
         while True:
             generation = self._link.generation
             try:
@@ -131,6 +138,10 @@ class Transfer:
                 if forgotten > _MAX_ROUNDS:
                     raise LostPlaceError(str(error)) from error
             except ConnectionLostError as error:
+                if isinstance(error, ServerBusyError):
+                    refusals += 1
+                    if refusals > _MAX_BUSY:
+                        raise LostPlaceError(str(error)) from error
                 await self._link.recover(generation, error)
                 eager = batch.held_bytes <= EAGER_BYTES
 
@@ -195,17 +206,30 @@ class _Delivery:
 
     async def _post(self, header: bytes, pieces: list[tuple[bytes, Piece]]) -> BatchAnswer:
         size_bytes = sum(_size(piece) for _, piece in pieces)
-        body = self._frames.body(header, pieces)
+        unsettled: list[Exception] = []
+        body = _noting(self._frames.body(header, pieces), unsettled)
         try:
             if size_bytes + len(header) <= _WHOLE_BODY_BYTES:
                 whole = b"".join([frame async for frame in body])
                 answer = await self._connection.post_batch(self._epoch, self._number, whole)
             else:
                 answer = await self._connection.post_batch(self._epoch, self._number, body)
-        except UnsettledError as error:
-            raise LostPlaceError("a file changed before its content was sent") from error
+        except Exception:
+            # The HTTP library wraps what a body raises into an error of its own.
+            if not unsettled:
+                raise
+            raise LostPlaceError("a file changed before its content was sent") from unsettled[0]
         self.content_bytes += size_bytes
         return answer
+
+
+async def _noting(frames: AsyncIterator[bytes], unsettled: list[Exception]) -> AsyncIterator[bytes]:
+    try:
+        async for frame in frames:
+            yield frame
+    except (UnsettledError, SourceVanishedError) as error:
+        unsettled.append(error)
+        raise
 
 
 def _size(piece: Piece) -> int:

@@ -19,7 +19,7 @@ _STRETCH_CHUNKS = 160
 """More chunks than a buffer of `WHOLE_BYTES` can hold."""
 
 _SEGMENT_BYTES = SEGMENT_CHUNKS * CHUNK_ID_SIZE_BYTES
-_IDENTITY = struct.Struct("<qqqq")
+_INODE = struct.Struct("<q")
 
 
 class Base(NamedTuple):
@@ -72,6 +72,7 @@ class Uploader:
                     found = self._state.manifest_beginning_with(cuts[0][0].id)
                     work.use_base(Base(*found) if found else None)
                 work.extend(cuts)
+                check_unchanged(fd, facts)
             check_unchanged(fd, facts)
         except (UnsettledError, OSError):
             work.abandon()
@@ -86,8 +87,8 @@ class Uploader:
         )
 
     def _upload_id(self, path: bytes, facts: Facts) -> bytes:
-        identity = _IDENTITY.pack(facts.inode, facts.size, facts.mtime_ns, facts.ctime_ns)
-        digest = blake3(self._client_id + path + b"\0" + identity).digest()
+        """Return the id of what is staged for a file, the same for each attempt at it."""
+        digest = blake3(self._client_id + path + b"\0" + _INODE.pack(facts.inode)).digest()
         return digest[:UPLOAD_ID_SIZE_BYTES]
 
 
@@ -177,10 +178,10 @@ class _Upload:
 
     def _send_prefix(self) -> None:
         self._same_so_far = False
-        if self._prefix:
-            self._builder.count_kept(self._offset)
-        for offset, start, count in self._prefix:
+        ends = [offset for offset, _, _ in self._prefix[1:]] + [self._offset]
+        for (offset, start, count), end in zip(self._prefix, ends, strict=False):
             self._builder.make_room(0)
+            self._builder.count_kept(count, end - offset)
             self._part_offset = offset
             self._runs = [Run(start, count, [])]
             if self._base is not None:

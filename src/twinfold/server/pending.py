@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from twinfold import protocol
 from twinfold.errors import DestinationError, LostPlaceError, ProtocolError
 from twinfold.model import Change
 from twinfold.protocol import BatchAnswer
@@ -55,6 +56,7 @@ class PendingBatches:
         self._stage_thread = ThreadPoolExecutor(1, "stage")
         self._commit_thread = ThreadPoolExecutor(1, "commit")
         self._batches: dict[int, PendingBatch] = {}
+        self._answers: dict[int, BatchAnswer] = {}
         self._changed = asyncio.Condition()
         self.beginning = asyncio.Lock()
         self.committing = asyncio.Lock()
@@ -70,6 +72,10 @@ class PendingBatches:
     def get(self, number: int) -> PendingBatch | None:
         """Return the batch of this number, if it is under way."""
         return self._batches.get(number)
+
+    def answer(self, number: int) -> BatchAnswer | None:
+        """Return what a batch committed lately was answered, if it is known."""
+        return self._answers.get(number)
 
     def next_number(self) -> int:
         """Return the number of the batch whose header is due."""
@@ -117,6 +123,10 @@ class PendingBatches:
             lambda: self._stager.drop([pending.staged for pending in batches.values()])
         )
         await self.announce()
+
+    def begin_epoch(self) -> None:
+        """Forget the answers of an earlier epoch."""
+        self._answers.clear()
 
     async def commit_forever(self) -> None:
         """Commit what is complete, group by group; settle when it stays quiet.
@@ -182,6 +192,8 @@ class PendingBatches:
         for revision, pending in enumerate(group, before + 1):
             staged = self._batches.pop(pending.staged.number).staged
             answer = BatchAnswer(revision=revision, refused=refused.get(staged.number, []))
+            self._answers[staged.number] = answer
+            self._answers.pop(staged.number - protocol.MAX_PENDING_BATCHES, None)
             pending.answer.set_result(answer)
             self._listener(Committed(revision, len(staged.changes), staged.content_bytes))
         await self.announce()

@@ -84,9 +84,18 @@ class Receiver:
             )
             if session.epoch != before.epoch:
                 await self._pending.drop(OutOfOrderError("another session began"))
+                self._pending.begin_epoch()
         entries = await asyncio.to_thread(self._count_entries)
         self._listener(SessionOpened(request.name))
         return protocol.Session(session.epoch, session.revision, session.committed, entries)
+
+    async def settle(self) -> None:
+        """Bring the index in line with what was done, refusals included.
+
+        Raises:
+            OSError: the disk does not let us.
+        """
+        await self._pending.in_commit_thread(self._committer.settle)
 
     def _count_entries(self) -> int:
         return self._index.count_entries() + len(self._index.staged())
@@ -122,7 +131,12 @@ class Receiver:
         pending = self._pending.get(number)
         if pending is None and rules.is_committed(session, number):
             await self._pending.in_commit_thread(self._committer.finish_steps)
-            return BatchAnswer(revision=session.revision - session.committed + number)
+            answer = self._pending.answer(number)
+            if answer is None:
+                raise LostPlaceError(
+                    f"batch {number} is done, its answer not known any more"
+                )
+            return answer
         pending = self._known(epoch, number)
         missing = await self._complete(pending)
         if missing:

@@ -106,6 +106,7 @@ class Routes:
         return _answer(answer)
 
     async def _entries(self, request: web.Request) -> web.StreamResponse:
+        await self._receiver.settle()
         response = web.StreamResponse(headers={"Content-Type": protocol.FRAMES_TYPE})
         await response.prepare(request)
         revision = self._index.session().revision

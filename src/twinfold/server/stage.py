@@ -186,6 +186,7 @@ class Stager:
     def _begin_file(self, batch: StagedBatch, staged: StagedChange, change: PutFile) -> None:
         if change.upload:
             staged.name = upload_name(change.upload)
+            self._uploads.pop(staged.name, None)
             return
         staged.name = self._new_name(batch)
         staged.chunks = change.chunks
