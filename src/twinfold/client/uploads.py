@@ -65,7 +65,7 @@ class Uploader:
         base = None
         if expected is not None and expected.manifest and self._use_bases:
             base = Base(expected.manifest, expected.content)
-        work = _Upload(self._state, self._builder, self._upload_id(path, facts), path, base)
+        work = UploadInParts(self._state, self._builder, self._upload_id(path, facts), path, base)
         try:
             for cuts in self._reader.stretches(fd):
                 if work.is_at_start and base is None and cuts and self._use_bases:
@@ -92,7 +92,7 @@ class Uploader:
         return digest[:UPLOAD_ID_SIZE_BYTES]
 
 
-class _Upload:
+class UploadInParts:
     """One file on its way.
 
     As long as the file equals its base from the start on, nothing is sent: it may turn out to

@@ -1,0 +1,58 @@
+"""Files in parts: batches stay within what the server takes, whatever is kept or new."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from blake3 import blake3
+
+from twinfold.client.batch import Batch, BatchBuilder, Pending
+from twinfold.client.effects import SaveSegment
+from twinfold.client.state_file import open_state
+from twinfold.client.uploads import Base, UploadInParts
+from twinfold.model import Chunk, ExtendUpload
+from twinfold.protocol import MAX_BATCH_CHUNKS
+
+CHUNKS = 70_000
+CHUNK_BYTES = 65_536
+STRETCH = 40
+
+
+def chunk_of(text: bytes) -> Chunk:
+    return Chunk(blake3(text).digest(), CHUNK_BYTES)
+
+
+@pytest.mark.parametrize("edited", [0, CHUNKS // 2, CHUNKS - 1])
+def test_an_edit_of_a_huge_file_is_spread_over_batches(tmp_path: Path, edited: int) -> None:
+    """One changed chunk among 70,000: no batch names more than the server takes, none is lost."""
+    ids = [chunk_of(b"%d" % number).id for number in range(CHUNKS)]
+    segments = [
+        SaveSegment(1, start // 4_096, b"".join(ids[start : start + 4_096]))
+        for start in range(0, CHUNKS, 4_096)
+    ]
+    batches: list[Batch] = []
+    state = open_state(tmp_path / "state.sqlite", b"/source")
+    state.acknowledge(segments, {}, None)
+    builder = BatchBuilder(state, Pending(state), batches.append)
+    upload = UploadInParts(state, builder, b"u" * 16, b"big", Base(1, b"c" * 32))
+    for start in range(0, CHUNKS, STRETCH):
+        texts = [
+            b"new" if number == edited else b"%d" % number
+            for number in range(start, min(start + STRETCH, CHUNKS))
+        ]
+        upload.extend([(chunk_of(text), memoryview(text)) for text in texts])
+    upload.finish(None)
+    builder.flush()
+    state.close()
+    counts = [_chunks_in(batch) for batch in batches]
+    assert sum(counts) == CHUNKS
+    assert max(counts) <= MAX_BATCH_CHUNKS // 2
+    assert sum(batch.held_bytes for batch in batches) == len(b"new")
+
+
+def _chunks_in(batch: Batch) -> int:
+    runs = [
+        run for change in batch.changes if isinstance(change, ExtendUpload) for run in change.runs
+    ]
+    return sum(run.keep_count + len(run.chunks) for run in runs)
