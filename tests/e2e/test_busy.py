@@ -25,7 +25,7 @@ def _write_until(stop: threading.Event, path: Path) -> None:
 
 
 def test_a_busy_big_file_does_not_fill_the_destination(pair: Pair) -> None:
-    """However often it is tried, one attempt is staged; others go on; it arrives when it settles."""
+    """One attempt is staged however often it is tried; others go on; it arrives at last."""
     path = pair.source / "busy"
     path.write_bytes(bytes(range(256)) * (8 * MIB // 256))
     pair.start()
