@@ -64,7 +64,7 @@ def dry_run(settings: ClientSettings, listener: ClientListener) -> int:
     """
     from twinfold.client.run import dry_run as run
 
-    return _run(lambda _stop: run(settings, listener))
+    return _run(lambda stop: run(settings, listener, stop))
 
 
 def status(state_dir: Path, source: bytes | None) -> list[Status]:

@@ -74,46 +74,63 @@ class DirtyScan(Scan):
                 due += self._open_and_visit(path, known, names)
 
     def _is_walked(self, path: bytes) -> bool:
-        while path:
-            if path in self._walked:
-                return True
+        while path not in self._walked:
+            if not path:
+                return False
             path = split(path)[0]
-        return False
+        return True
 
     def _open_and_visit(
         self, path: bytes, known: Known, names: Iterable[bytes] | None, deletions: bool = True
     ) -> list[tuple[bytes, set[bytes] | None]]:
-        parent, name = split(path)
+        name = split(path)[1]
         above = self.tools.state.place(known.node)
         try:
             directory = open_path(self.tools.root, path)
         except OSError as error:
-            if not isinstance(error, CHANGED_MEANWHILE):
-                self.note_error(parent, name, error)
+            if not isinstance(error, CHANGED_MEANWHILE) or not self._is_looked_at(path):
+                self.note_unentered(path, error)
             return []
         with directory:
             child = Child(name, above[0] if above else 0, known.node, None, known)
+            if deletions and self.tools.problems.is_unseen(path):
+                self._walked.add(path)
+                self.walk(directory, path, child)
+                return []
             children = self.visit(directory, path, child, names, deletions)
             return [due for below in children for due in self._follow(directory, path, below)]
+
+    def _is_looked_at(self, path: bytes) -> bool:
+        """Tell whether this scan looks at the directory's name, or at one above it."""
+        while path:
+            path, name = split(path)
+            names = self._names.get(path, set())
+            if names is None or name in names or path in self._walked:
+                return True
+        return False
 
     def _follow(
         self, directory: Directory, parent: bytes, child: Child
     ) -> list[tuple[bytes, set[bytes] | None]]:
         path = join(parent, child.name)
-        if child.known is None or child.moved or path in self._trees or _is_another(child):
+        known = child.known
+        if known is None or path in self._trees or self._is_to_be_walked(path, child):
             self._walked.add(path)
             try:
                 with directory.enter(child.name) as opened:
                     self.walk(opened, path, child)
             except OSError as error:
-                self.note_error(parent, child.name, error)
+                self.note_unentered(path, error)
         elif (
             child.listed is not None
-            and differs_in_attributes(child.listed, child.known)
+            and differs_in_attributes(child.listed, known)
             and path not in self._visited
         ):
             return [(path, self._names.get(path))]
         return []
+
+    def _is_to_be_walked(self, path: bytes, child: Child) -> bool:
+        return child.moved or self.tools.problems.is_unseen(path) or _is_another(child)
 
     def _scan_links(self) -> None:
         state, pending = self.tools.state, self.tools.pending

@@ -1,4 +1,4 @@
-"""Files: read in a stable way, compared with what was acknowledged, and put into batches."""
+"""Files and symlinks: read stably, compared with what was acknowledged, put into batches."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from twinfold.client.state import State
 from twinfold.client.tree import Directory
 from twinfold.client.uploads import Uploader
 from twinfold.core.planning import Facts, Known, differs_in_attributes
-from twinfold.model import Change, Move, PutFile, SetAttributes
+from twinfold.model import Change, MakeSymlink, Move, PutFile, SetAttributes
 
 
 class FilePlanner:
-    """Turns new and changed files into changes.
+    """Turns new and changed files and symlinks into changes.
 
     Its methods raise `UnsettledError` where the file is to be tried again later, and OSError
     where it cannot be read.
@@ -81,6 +81,39 @@ class FilePlanner:
         self._builder.make_room(0)
         node = _node(known.node, parent, name, now, content, known.manifest)
         self._builder.add(_attributes(path, now, known), Update(node))
+
+    def plan_fresh_link(
+        self,
+        directory: Directory,
+        path: bytes,
+        parent: int,
+        name: bytes,
+        facts: Facts,
+        replacing: tuple[Effect, ...] = (),
+    ) -> None:
+        """Put a symlink that was not there before."""
+        target = directory.read_link(name)
+        row = Node(self._state.allocate_node(), parent, name, *facts, target=target)
+        self._add_link(MakeSymlink(path, target), *replacing, Insert(row))
+
+    def plan_changed_link(
+        self,
+        directory: Directory,
+        path: bytes,
+        parent: int,
+        name: bytes,
+        facts: Facts,
+        known: Known,
+    ) -> None:
+        """Put a symlink again if it leads elsewhere now."""
+        target = directory.read_link(name)
+        change = MakeSymlink(path, target) if target != known.target else None
+        self._add_link(change, Update(Node(known.node, parent, name, *facts, target=target)))
+
+    def _add_link(self, change: MakeSymlink | None, *effects: Effect) -> None:
+        size_bytes = len(change.path) + len(change.target) if change else 0
+        self._builder.make_room(0)
+        self._builder.add(change, *effects, header_bytes=size_bytes)
 
     def _read(
         self, fd: int, facts: Facts, path: bytes, expected: Known | None

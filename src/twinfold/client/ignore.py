@@ -6,6 +6,7 @@ it was ignored is taken away from the destination, where the attic keeps it like
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Sequence
 
@@ -35,28 +36,39 @@ class IgnoreRules:
                 raise UsageError(f"--ignore {pattern!r}: {error}") from error
         self._patterns = list(patterns)
         self._file = b""
+        self._flaw = ""
         self._spec = self._compile([]) if patterns else None
+        self.problem = ""
+        """What is wrong with the source's file; empty if nothing is."""
 
     def reload(self, root: Directory) -> list[str]:
-        """Read the source's file again; return the lines that are not patterns."""
-        text = _read(root)
-        if text == self._file:
+        """Read the source's file again; return the lines that are not patterns.
+
+        A file that cannot be read leaves the rules as they are; `problem` says so.
+        """
+        try:
+            text = _read(root)
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            self.problem = f"cannot be read ({reason}): the rules stay as they were"
             return []
+        bad = [] if text == self._file else self._take(text)
+        self.problem = self._flaw
+        return bad
+
+    def _take(self, text: bytes) -> list[str]:
         self._file = text
-        lines = text.decode("utf-8", "surrogateescape").splitlines() if text else []
         good, bad = [], []
-        for line in lines:
+        for line in text.decode("utf-8", "surrogateescape").splitlines():
             try:
                 GitIgnoreSpec.from_lines([line])
                 good.append(line)
             except ValueError:
                 bad.append(line)
         self._spec = self._compile(good) if good or self._patterns else None
+        more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
+        self._flaw = f"has a line that is no pattern: {bad[0]!r}{more}" if bad else ""
         return bad
-
-    def changed(self, root: Directory) -> bool:
-        """Tell whether the source's file differs from what `reload` read."""
-        return _read(root) != self._file
 
     @property
     def are_empty(self) -> bool:
@@ -85,12 +97,15 @@ class IgnoreRules:
 
 
 def _read(root: Directory) -> bytes:
+    seen = root.look(IGNORE_FILE)
+    if seen is None or seen[0].kind != FILE:
+        return b""
     try:
-        seen = root.look(IGNORE_FILE)
-        if seen is None or seen[0].kind != FILE:
-            return b""
         fd = root.open_file(IGNORE_FILE)
-    except OSError:
+    except FileNotFoundError:
         return b""
     with os.fdopen(fd, "rb") as file:
-        return file.read(_MAX_FILE_BYTES)
+        text = file.read(_MAX_FILE_BYTES + 1)
+    if len(text) > _MAX_FILE_BYTES:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+    return text

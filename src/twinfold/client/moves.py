@@ -45,6 +45,27 @@ class MoveFinder:
                 return origin
         return None
 
+    def count_leaving(self, gone: set[int]) -> int:
+        """Return how many entries the moves on their way take out from below these nodes."""
+        with self._state.lock:
+            return sum(
+                self._state.count_below(node)
+                for node in self.moved
+                if self._pending.is_touched(node) and self._leaves(node, gone)
+            )
+
+    def _leaves(self, node: int, gone: set[int]) -> bool:
+        """Tell whether the node is acknowledged below one of these, and not moved along."""
+        place = self._state.place(node)
+        while place is not None:
+            above = place[0]
+            if above in gone:
+                return True
+            if above in self.moved and self._pending.is_touched(above):
+                return False
+            place = self._state.place(above)
+        return False
+
     def _origin(self, node: int, facts: Facts) -> Origin | None:
         if node in self.moved or self._pending.is_touched(node):
             return None

@@ -7,16 +7,17 @@ import os
 import socket
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from twinfold.client.batch import Batch, BatchBuilder, Pending
 from twinfold.client.board import Board, applied
 from twinfold.client.comparison import compare_entries, pulled
 from twinfold.client.connection import Connection, RateLimit
 from twinfold.client.control import Control
-from twinfold.client.events import Listener
+from twinfold.client.events import Held, Listener
 from twinfold.client.files import FilePlanner
 from twinfold.client.ignore import IgnoreRules
 from twinfold.client.link import Link
@@ -33,6 +34,8 @@ from twinfold.client.uploads import Uploader
 from twinfold.config import ClientSettings
 from twinfold.core.paths import display
 from twinfold.system.locks import FolderLock
+
+_Result = TypeVar("_Result")
 
 EXIT_INTERRUPTED = 130
 """A client that was to run once was stopped before it was through."""
@@ -92,12 +95,28 @@ def _name(source: bytes) -> str:
     return f"{socket.gethostname()}:{display(os.path.realpath(source))}"
 
 
-async def dry_run(settings: ClientSettings, listener: Listener) -> int:
+async def dry_run(
+    settings: ClientSettings, listener: Listener, stop: asyncio.Event | None = None
+) -> int:
     """Tell what ``--once`` would do; sends nothing, and changes nothing, not even the state.
 
     Raises:
         TwinfoldError: it cannot be found out.
     """
+    halt = threading.Event()
+    running = asyncio.create_task(_dry_run(settings, listener, halt))
+    stopping = asyncio.create_task((stop or asyncio.Event()).wait())
+    try:
+        await asyncio.wait([running, stopping], return_when=asyncio.FIRST_COMPLETED)
+        return running.result() if running.done() else EXIT_INTERRUPTED
+    finally:
+        halt.set()
+        for task in (running, stopping):
+            task.cancel()
+        await asyncio.gather(running, stopping, return_exceptions=True)
+
+
+async def _dry_run(settings: ClientSettings, listener: Listener, halt: threading.Event) -> int:
     with tempfile.TemporaryDirectory(prefix="twinfold-") as scratch:
         copy = Path(scratch) / "state.sqlite"
         kept = place_of(settings.state_dir, settings.source).state
@@ -107,20 +126,32 @@ async def dry_run(settings: ClientSettings, listener: Listener) -> int:
         state = open_state(copy, settings.source)
         try:
             if not is_known:
-                await _learn_entries(settings, state)
-            return await asyncio.to_thread(_scan_dry, settings, state, listener)
+                await _learn_entries(settings, state, halt)
+            return await _in_thread(lambda: _scan_dry(settings, state, listener, halt))
         finally:
             state.close()
 
 
-async def _learn_entries(settings: ClientSettings, state: State) -> None:
+async def _in_thread(work: Callable[[], _Result]) -> _Result:
+    """Do the work in a thread, and leave none behind: also a cancelled call waits for its end."""
+    working = asyncio.ensure_future(asyncio.to_thread(work))
+    try:
+        return await asyncio.shield(working)
+    except asyncio.CancelledError:
+        await asyncio.gather(working, return_exceptions=True)
+        raise
+
+
+async def _learn_entries(settings: ClientSettings, state: State, halt: threading.Event) -> None:
     async with Connection(settings.address, RateLimit(None)) as connection:
         hello = await connection.hello()
-        groups = pulled(connection.entries(), asyncio.get_running_loop())
-        await asyncio.to_thread(compare_entries, state, groups, hello.server_id)
+        groups = pulled(connection.entries(), asyncio.get_running_loop(), halt)
+        await _in_thread(lambda: compare_entries(state, groups, hello.server_id))
 
 
-def _scan_dry(settings: ClientSettings, state: State, listener: Listener) -> int:
+def _scan_dry(
+    settings: ClientSettings, state: State, listener: Listener, stop: threading.Event
+) -> int:
     def tell(batch: Batch) -> None:
         for change in batch.changes:
             event = applied(change)
@@ -129,7 +160,7 @@ def _scan_dry(settings: ClientSettings, state: State, listener: Listener) -> int
         state.acknowledge([effect for _, effect in batch.effects], batch.pieces, None)
         pending.forget(batch)
 
-    stop = threading.Event()
+    entries = state.entries
     pending, problems = Pending(state), Problems(listener)
     source = Source(settings.source, state)
     ignore = IgnoreRules(settings.ignore)
@@ -139,7 +170,7 @@ def _scan_dry(settings: ClientSettings, state: State, listener: Listener) -> int
         moves = MoveFinder(root, state, pending)
         uploader = Uploader(state, builder, reader)
         files = FilePlanner(state, builder, reader, uploader, moves)
-        Scan(
+        scan = Scan(
             Tools(
                 root,
                 state,
@@ -154,5 +185,13 @@ def _scan_dry(settings: ClientSettings, state: State, listener: Listener) -> int
                 stop,
                 settings.max_delete,
             )
-        ).scan_all()
-    return EXIT_NOT_EQUAL if len(problems) else EXIT_EQUAL
+        )
+        scan.scan_all()
+    held = scan.held_deletions
+    if held:
+        reason = (
+            f"{held} of {entries} entries vanished at once; nothing would be deleted"
+            f" without --max-delete {held}"
+        )
+        listener(Held(reason, held))
+    return EXIT_NOT_EQUAL if held or len(problems) else EXIT_EQUAL

@@ -16,14 +16,15 @@ import msgspec
 from twinfold.client.batch import BatchBuilder, Pending
 from twinfold.client.effects import Effect, Insert, Node, Relocate, Remove, Update
 from twinfold.client.files import FilePlanner
-from twinfold.client.ignore import IgnoreRules
+from twinfold.client.ignore import IGNORE_FILE, IgnoreRules
 from twinfold.client.levels import Child, Level
 from twinfold.client.moves import MoveFinder
-from twinfold.client.problems import MAX_LISTED, Problems
+from twinfold.client.problems import Problems
 from twinfold.client.read import SWAPPED, ScanStoppedError, UnsettledError
+from twinfold.client.source import UNMOUNTED, Mounts
 from twinfold.client.state import ROOT_NODE, State
 from twinfold.client.tree import Directory, list_settled
-from twinfold.core.paths import MAX_DEPTH, MAX_PATH_BYTES, join
+from twinfold.core.paths import MAX_DEPTH, MAX_PATH_BYTES, join, split
 from twinfold.core.planning import (
     DIRECTORY,
     SYMLINK,
@@ -41,7 +42,6 @@ from twinfold.model import (
     Change,
     Delete,
     MakeDirectory,
-    MakeSymlink,
     Move,
     SetAttributes,
 )
@@ -82,7 +82,7 @@ class Scan:
         self.retry: dict[bytes, set[bytes]] = {}
         self.held_deletions = 0
         self._vanished = array("q")
-        self._ailing: set[bytes] = set()
+        self._mounts = Mounts(tools.root, tools.state)
         self._entries_before = tools.state.entries
 
     def scan_all(self) -> None:
@@ -96,6 +96,8 @@ class Scan:
 
     def finish(self) -> None:
         """Send the deletions that are due, and the last batch."""
+        if self.tools.ignore.problem:
+            self.note_problem(IGNORE_FILE, self.tools.ignore.problem)
         self._delete_vanished()
         self.tools.builder.flush()
 
@@ -127,7 +129,7 @@ class Scan:
         try:
             directory = level.opened(self.tools.root).enter(child.name)
         except OSError as error:
-            self.note_error(level.path, child.name, error)
+            self.note_unentered(path, error)
             return None
         try:
             children = self.visit(directory, path, child)
@@ -149,47 +151,71 @@ class Scan:
     ) -> list[Child]:
         """Compare one directory, or only some names in it; return the directories in it.
 
-        Where one of ``names`` is no longer there, the whole directory is listed, so that no
-        deletion rests on one failed look. Without ``deletions`` it is a second look at files
-        only: neither what vanished nor the directory's own attributes are planned.
+        Where one of ``names`` is no longer there, or the directory is another, all of it is
+        listed, so that no deletion rests on one failed look. Without ``deletions`` it is a second
+        look at files only: neither what vanished nor the directory's own attributes are planned.
         """
         tools = self.tools
-        if tools.stop.is_set():
-            raise ScanStoppedError
+        self._check_stop()
         tools.watch(path, directory.fd)
-        try:
-            if names is None:
-                listing, facts = list_settled(directory)
-                known = tools.state.children(child.node) if child.known else {}
-            else:
-                listing, known = self._look(directory, path, child.node, names)
-                if deletions and not known.keys() <= listing.keys():
-                    return self.visit(directory, path, child)
-                facts = directory.facts()
-        except OSError as error:
-            self.note_problem(path, reason_of(error))
+        tools.problems.doubt(path, names or ())
+        found = self._list(directory, path, child, names, deletions)
+        if found is None:
             return []
+        listing, known, facts = found
         if not path and RESERVED_ROOT_NAME in listing:
             raise SourceError(
                 "the source has an entry .twinfold, which is the server's own name; "
                 "rename it, or take another folder as the source"
             )
-        if names is None and _seems_unmounted(child.known, facts, listing, known):
-            self.note_problem(path, "is empty and on another file system than before: unmounted?")
-            return []
-        tools.problems.clear(path)
         if deletions:
             self._plan_directory(path, child, facts)
         kept = tools.ignore.without_ignored(path, listing)
         children = self._plan_entries(directory, path, child.node, kept, known, deletions)
-        for name in names or ():
-            self._clear_if_well(path, name)
+        tools.problems.clear_doubted()
         return children
 
-    def _clear_if_well(self, parent: bytes, name: bytes) -> None:
-        path = join(parent, name)
-        if path not in self._ailing and name not in self.retry.get(parent, ()):
-            self.tools.problems.clear(path)
+    def _list(
+        self,
+        directory: Directory,
+        path: bytes,
+        child: Child,
+        names: Iterable[bytes] | None,
+        deletions: bool,
+    ) -> tuple[dict[bytes, Facts], dict[bytes, Known], Facts] | None:
+        """Return (entries, what is known, the directory's facts), None if it cannot be told."""
+        problems = self.tools.problems
+        try:
+            if names is not None:
+                listing, known = self._look(directory, path, child.node, names)
+                facts = directory.facts()
+                is_same = child.known is not None and child.known.identity == facts[5:]
+                if not deletions or (is_same and known.keys() <= listing.keys()):
+                    if deletions and path:
+                        problems.clear(path)
+                    for name in names:
+                        if name not in listing:
+                            problems.clear_below(join(path, name))
+                    return listing, known, facts
+            listing, facts = list_settled(directory)
+        except OSError as error:
+            self.note_unentered(path, error)
+            return None
+        known = self.tools.state.children(child.node) if child.known else {}
+        if child.known and self._mounts.seem_changed(child.known, facts, listing, known):
+            self.note_problem(path, UNMOUNTED)
+            problems.note_unseen(path)
+            return None
+        # What is noted at the root may concern the whole source: the end of a full scan clears it.
+        if path or problems.is_unseen(path):
+            problems.clear(path)
+        problems.clear_absent(path, listing)
+        problems.note_seen(path)
+        return listing, known, facts
+
+    def _check_stop(self) -> None:
+        if self.tools.stop.is_set():
+            raise ScanStoppedError
 
     def note_linked(self, facts: Facts) -> None:
         """A name that was looked at has hard links; a scan of everything sees them anyway."""
@@ -197,11 +223,10 @@ class Scan:
     def note_retry(self, parent: bytes, name: bytes) -> None:
         """The name is to be looked at again when it has settled."""
         self.retry.setdefault(parent, set()).add(name)
+        self.tools.problems.confirm(join(parent, name))
 
     def note_problem(self, path: bytes, reason: str) -> None:
         """The entry cannot be synchronised."""
-        if len(self._ailing) < MAX_LISTED:
-            self._ailing.add(path)
         self.tools.problems.note(path, reason)
 
     def note_error(self, parent: bytes, name: bytes, error: Exception) -> None:
@@ -210,6 +235,14 @@ class Scan:
             self.note_problem(join(parent, name), reason_of(error))
         else:
             self.note_retry(parent, name)
+
+    def note_unentered(self, path: bytes, error: OSError) -> None:
+        """A directory could not be looked into: when it can be, all below it is compared."""
+        self.tools.problems.note_unseen(path)
+        if path:
+            self.note_error(*split(path), error)
+        else:
+            self.note_problem(path, reason_of(error))
 
     def _look(
         self, directory: Directory, path: bytes, node: int, names: Iterable[bytes]
@@ -228,7 +261,7 @@ class Scan:
         return listing, known
 
     def _plan_directory(self, path: bytes, child: Child, facts: Facts) -> None:
-        node = _entry_node(child.node, child.parent, child.name, facts)
+        node = Node(child.node, child.parent, child.name, *facts)
         change: Change | None = None
         effect: Effect = Update(node)
         if child.known is None:
@@ -253,10 +286,12 @@ class Scan:
         children: list[Child] = []
         moved = self.tools.moves.moved
         for name in differences.others:
+            self.tools.problems.clear_below(join(path, name))
             self.note_problem(join(path, name), "is a FIFO, socket or device")
         for name, facts in differences.fresh:
             self._plan_fresh(directory, path, node, name, facts, children)
         for name, facts, before in differences.replaced:
+            self.tools.problems.clear_below(join(path, name))
             gone = () if before.node in moved else (Remove(before.node),)
             self._plan_fresh(directory, path, node, name, facts, children, gone)
         for name, facts, before in differences.changed:
@@ -283,6 +318,7 @@ class Scan:
         children: list[Child],
         replacing: tuple[Effect, ...] = (),
     ) -> None:
+        self._check_stop()
         path = join(parent, name)
         try:
             if len(path) > MAX_PATH_BYTES:
@@ -290,7 +326,7 @@ class Scan:
             elif facts.kind == DIRECTORY:
                 children.append(self._place_directory(path, node, name, facts, replacing))
             elif facts.kind == SYMLINK:
-                self._put_symlink(directory, path, node, name, facts, replacing)
+                self.tools.files.plan_fresh_link(directory, path, node, name, facts, replacing)
             else:
                 self.tools.files.plan_fresh(directory, path, node, name, facts, replacing)
         except (OSError, UnsettledError) as error:
@@ -305,13 +341,11 @@ class Scan:
         facts: Facts,
         known: Known,
     ) -> None:
+        self._check_stop()
         path = join(parent, name)
         try:
             if facts.kind == SYMLINK:
-                target = directory.read_link(name)
-                changed = MakeSymlink(path, target) if target != known.target else None
-                row = _entry_node(known.node, node, name, facts, target)
-                self._add(changed, Update(row), header_bytes=len(path) + len(target))
+                self.tools.files.plan_changed_link(directory, path, node, name, facts, known)
             else:
                 self.tools.files.plan_changed(directory, path, node, name, facts, known)
         except (OSError, UnsettledError) as error:
@@ -329,20 +363,6 @@ class Scan:
         self._add(Move(origin.path, path), Relocate(node, parent, name), header_bytes=2 * len(path))
         return Child(name, parent, node, facts, origin.known, moved=True)
 
-    def _put_symlink(
-        self,
-        directory: Directory,
-        path: bytes,
-        parent: int,
-        name: bytes,
-        facts: Facts,
-        replacing: tuple[Effect, ...],
-    ) -> None:
-        target = directory.read_link(name)
-        row = _entry_node(self.tools.state.allocate_node(), parent, name, facts, target)
-        size = len(path) + len(target)
-        self._add(MakeSymlink(path, target), *replacing, Insert(row), header_bytes=size)
-
     def _delete_vanished(self) -> None:
         tools = self.tools
         gone = [node for node in self._vanished if node not in tools.moves.moved]
@@ -350,7 +370,9 @@ class Scan:
             return
         if not tools.is_same_source():
             raise SourceVanishedError("the source went away during the scan; nothing is deleted")
-        deletions = sum(tools.state.count_below(node) for node in gone)
+        with tools.state.lock:
+            deletions = sum(tools.state.count_below(node) for node in gone)
+            deletions -= tools.moves.count_leaving(set(gone))
         if deletions_held(deletions, self._entries_before, tools.deletion_limit):
             self.held_deletions = deletions
             return
@@ -367,16 +389,3 @@ class Scan:
 def reason_of(error: OSError) -> str:
     """Return an operating-system error in a few words."""
     return (error.strerror or str(error)).lower()
-
-
-def _entry_node(node: int, parent: int, name: bytes, facts: Facts, target: bytes = b"") -> Node:
-    return Node(node, parent, name, *facts, b"", target)
-
-
-def _seems_unmounted(
-    before: Known | None, now: Facts, listing: dict[bytes, Facts], known: dict[bytes, Known]
-) -> bool:
-    if listing or not known or before is None:
-        return False
-    dev = before.facts[5]
-    return dev not in (0, now.dev)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Mapping
 
-from twinfold.client.state import State
+from twinfold.client.state import ROOT_NODE, State
 from twinfold.client.tree import Directory, facts_of, open_root
 from twinfold.core.paths import display
+from twinfold.core.planning import Facts, Known
 from twinfold.errors import SourceVanishedError
+
+UNMOUNTED = "is on another file system than before, and names in it are gone: unmounted?"
 
 
 class Source:
@@ -63,6 +67,39 @@ class Source:
         if self._identity is None:
             self._identity = identity
             self._state.keep(root_dev=dev, root_inode=inode)
+
+
+class Mounts:
+    """Tells where one may see another file system than the one that was scanned before."""
+
+    def __init__(self, root: Directory, state: State) -> None:
+        known = state.node(ROOT_NODE)
+        try:
+            self._root = (known.facts[5] if known else 0, root.facts().dev)
+        except OSError:
+            self._root = (0, 0)
+
+    def seem_changed(
+        self,
+        before: Known,
+        now: Facts,
+        listing: Mapping[bytes, Facts],
+        known: Mapping[bytes, Known],
+    ) -> bool:
+        """Tell whether names are missing because a file system was mounted, or is no longer.
+
+        Not so where the device's number changed together with the root's, or where a name that
+        is left is the very entry that it was: some file systems get a number at every mount.
+        """
+        devices = before.facts[5], now.dev
+        if devices[0] in (0, now.dev) or devices == self._root or known.keys() <= listing.keys():
+            return False
+        return not any(name in listing and _is_same(listing[name], known[name]) for name in known)
+
+
+def _is_same(now: Facts, before: Known) -> bool:
+    kind, _, size, mtime_ns, _, _, inode = before.facts
+    return (now.kind, now.size, now.mtime_ns, now.inode) == (kind, size, mtime_ns, inode)
 
 
 def count_files(path: bytes, stop: threading.Event) -> tuple[int, int]:

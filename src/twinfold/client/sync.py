@@ -245,8 +245,7 @@ class Synchroniser:
             asyncio.run_coroutine_threadsafe(transfer.send(batch), loop).result()
 
         with self._source.open() as root:
-            for line in self._ignore.reload(root):
-                self._board.problems.note(IGNORE_FILE, f"has a line that is no pattern: {line!r}")
+            self._ignore.reload(root)
             builder = BatchBuilder(self._state, self._pending, send, self._serial, is_first)
             tools = self._tools(root, builder)
             if work is None:

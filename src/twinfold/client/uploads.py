@@ -71,8 +71,8 @@ class Uploader:
                 if work.is_at_start and base is None and cuts and self._use_bases:
                     found = self._state.manifest_beginning_with(cuts[0][0].id)
                     work.use_base(Base(*found) if found else None)
-                work.extend(cuts)
                 check_unchanged(fd, facts)
+                work.extend(cuts)
             check_unchanged(fd, facts)
         except (UnsettledError, OSError):
             work.abandon()

@@ -133,9 +133,7 @@ class Receiver:
             await self._pending.in_commit_thread(self._committer.finish_steps)
             answer = self._pending.answer(number)
             if answer is None:
-                raise LostPlaceError(
-                    f"batch {number} is done, its answer not known any more"
-                )
+                raise LostPlaceError(f"batch {number} is done, its answer not known any more")
             return answer
         pending = self._known(epoch, number)
         missing = await self._complete(pending)
