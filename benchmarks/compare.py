@@ -125,7 +125,7 @@ def open_and_sync(bench: Bench, source: Path) -> None:
 
 
 def close_all(bench: Bench) -> None:
-    """End both servers and remove their destinations."""
+    """End both servers and put their destinations out of the way."""
     for contender in bench.contenders:
         if contender.base.exists():
             contender.close()

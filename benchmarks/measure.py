@@ -118,4 +118,5 @@ class PeakMemory:
     def _note(self, role: str, pids: Iterable[int]) -> None:
         peaks = self._peaks[role]
         for pid in pids:
-            peaks[pid] = max(peaks.get(pid, 0), _peak_bytes(pid))
+            # The latest is the peak, and not that of this program before it became another.
+            peaks[pid] = _peak_bytes(pid) or peaks.get(pid, 0)

@@ -17,7 +17,7 @@ from benchmarks.contenders import Contender, Rsync, Twinfold
 from benchmarks.measure import PeakMemory, Sample
 from tests.e2e.harness import Running
 from tests.e2e.proxy import Proxy
-from tests.e2e.trees import Tree, differences, insert_bytes, random_bytes, snapshot
+from tests.e2e.trees import READ_BYTES, Tree, differences, insert_bytes, random_bytes, snapshot
 
 INSERT_AT_BYTES = 200 << 20
 SMALL_CHANGES = 50
@@ -65,6 +65,7 @@ class Bench:
 
     def time_sync(self, workload: str, contender: Contender, source: Path, tree: Tree) -> None:
         """Time one sync with nothing waiting to be written, and check what it made."""
+        warm(source)
         flush()
         sample = contender.sync(source)
         self.report(f"{workload}: {contender.name} {sample.seconds:.2f} s")
@@ -87,6 +88,21 @@ def flush() -> None:
     """Have everything written that waits to be."""
     if sys.platform != "win32":
         os.sync()
+
+
+def warm(source: Path) -> None:
+    """Read the source, so that each contender finds it in the page cache.
+
+    Some systems reclaim pages soon after their last use, even with memory to spare.
+    """
+    for directory, _, names in os.walk(source):
+        for name in names:
+            path = Path(directory, name)
+            if path.is_symlink():
+                continue
+            with path.open("rb", buffering=0) as file:
+                while file.read(READ_BYTES):
+                    pass
 
 
 def check(contender: Contender, tree: Tree) -> None:
