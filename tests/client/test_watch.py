@@ -726,6 +726,7 @@ class Mirror:
             del self.content[known]
 
 
+@pytest.mark.torture
 @pytest.mark.parametrize("seed", range(4))
 def test_a_mirror_of_a_tree_in_motion_ends_up_equal(tmp_path: Path, seed: int) -> None:
     root, outside = os.fsencode(tmp_path / "root"), os.fsencode(tmp_path / "outside")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from pathlib import Path
 
@@ -74,3 +75,20 @@ def test_wait_is_answered_while_other_files_change(pair: Pair) -> None:
     finally:
         stop.set()
         making.join()
+
+
+def test_being_in_sync_is_said_after_a_retry_that_found_nothing(pair: Pair) -> None:
+    """However a removal falls apart into events and retries, `in_sync` follows it."""
+    pair.start()
+    client = pair.client
+    for attempt in range(15):
+        folder = pair.source / f"folder-{attempt}"
+        mark = client.mark()
+        folder.mkdir()
+        for number in range(40):
+            (folder / f"{number}").write_bytes(b"%d" % number)
+        client.expect("in_sync", since=mark)
+        pair.converge()
+        mark = client.mark()
+        shutil.rmtree(folder)
+        client.expect("in_sync", since=mark)

@@ -11,7 +11,7 @@ from twinfold.core.planning import DIRECTORY
 from twinfold.model import CHUNK_ID_SIZE_BYTES, Change
 
 MAX_CHANGES = 1_000
-MAX_CONTENT_BYTES = 16 * 1024 * 1024
+MAX_CONTENT_BYTES = 8 * 1024 * 1024
 MAX_HEADER_BYTES = 2 * 1024 * 1024
 MAX_CHUNKS = 16_384
 """Chunks that a batch names, kept ones included; the server takes several times as many."""

@@ -83,6 +83,7 @@ class Synchroniser:
         self._losses = 0
         self._asked = asyncio.Event()
         self._waiters: list[asyncio.Future[bool]] = []
+        self._untold_batches = 0
         self._unanswered: list[asyncio.Future[bool]] = []
         self._rescan_at_s = 0.0
 
@@ -187,10 +188,12 @@ class Synchroniser:
 
     def _say_if_in_sync(self, batches: int) -> None:
         self._collect()
+        self._untold_batches += batches
         agenda, board = self._agenda, self._board
         if agenda.has_news or agenda.is_settling or board.held_deletions:
             return
-        if batches or board.never_in_sync or self._settings.once:
+        if self._untold_batches or board.never_in_sync or self._settings.once:
+            self._untold_batches = 0
             board.count_sent(self._link.connection.sent_bytes)
             board.reach_sync()
         else:
@@ -346,6 +349,9 @@ class Synchroniser:
             self._open_watcher()
             return
         dirty = self._watcher.collect()
+        if dirty.trees or dirty.moved:
+            soon_s = time.monotonic() + UNWATCHED_RESCAN_EVERY_S
+            self._rescan_at_s = min(self._rescan_at_s, soon_s)
         self._agenda.add(dirty)
         if IGNORE_FILE in (dirty.names.get(b"") or ()):
             self._agenda.full = True
