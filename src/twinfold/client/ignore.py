@@ -70,11 +70,6 @@ class IgnoreRules:
         self._flaw = f"has a line that is no pattern: {bad[0]!r}{more}" if bad else ""
         return bad
 
-    @property
-    def are_empty(self) -> bool:
-        """Whether nothing is ignored."""
-        return self._spec is None
-
     def keeps(self, path: bytes, is_directory: bool) -> bool:
         """Tell whether an entry is synchronised, given that the directory above it is."""
         if self._spec is None or path == IGNORE_FILE:

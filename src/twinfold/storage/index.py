@@ -48,7 +48,7 @@ from twinfold.storage.interface import (
     Place,
     Step,
 )
-from twinfold.storage.transaction import SqlTransaction, node_of
+from twinfold.storage.transaction import SESSION_FOLDER, SqlTransaction, node_of
 
 HEAD_REVISION = "0001"
 _MOST_PLACES = 16
@@ -137,7 +137,7 @@ def _add_roots(connection: Connection) -> None:
     connection.execute(insert(tables.counters), {"name": "node", "value": FIRST_FREE_NODE})
     began = int(time.time())
     session = FolderSession(epoch=began, revision=began << _REVISION_BITS)
-    row = {"folder": "main", "session": msgspec.msgpack.encode(session)}
+    row = {"folder": SESSION_FOLDER, "session": msgspec.msgpack.encode(session)}
     connection.execute(insert(tables.sessions), row)
 
 

@@ -16,7 +16,7 @@ from twinfold.storage.interface import Node, Step
 if TYPE_CHECKING:
     from twinfold.storage.index import Statements
 
-_SESSION_FOLDER = "main"
+SESSION_FOLDER = "main"
 
 
 def node_of(row: Any) -> Node:
@@ -156,8 +156,8 @@ class SqlTransaction:
     def save_session(self, session: FolderSession) -> None:
         """Record the folder's session: epoch, revision, last batch."""
         self.session = session
-        row = {"folder": _SESSION_FOLDER, "session": msgspec.msgpack.encode(session)}
-        same = tables.sessions.c.folder == _SESSION_FOLDER
+        row = {"folder": SESSION_FOLDER, "session": msgspec.msgpack.encode(session)}
+        same = tables.sessions.c.folder == SESSION_FOLDER
         changed = self._connection.execute(update(tables.sessions).where(same).values(**row))
         if not changed.rowcount:
             self._connection.execute(insert(tables.sessions), row)
