@@ -332,8 +332,16 @@ class Pair:
             except AssertionError:
                 assert self.differences(below) == [], self.client.describe()
 
+    def expect_answering(self) -> None:
+        """Return when the live client answers questions: just started, it does not yet."""
+        deadline = time.monotonic() + LIMIT_S
+        while run("status", self.source, "--json", state=self.client_state).code != 0:
+            assert self.client.alive, self.client.describe()
+            assert time.monotonic() < deadline, self.client.describe()
+
     def settle(self) -> None:
         """Return when ``wait`` says that all is durable; check that it is true."""
+        self.expect_answering()
         result = self.wait(2 * LIMIT_S)
         assert result.code == 0, (result, self.client.describe())
         self.assert_equal()
