@@ -1,6 +1,7 @@
-"""The optional compiled kernel; everything else is declared in pyproject.toml.
+"""The optional compiled modules; everything else is declared in pyproject.toml.
 
-Without a working compiler the package installs all the same and cuts with NumPy or plain Python.
+Without a working compiler the package installs all the same: it cuts with NumPy or plain
+Python, and creates and renames files one by one.
 """
 
 import sys
@@ -9,16 +10,20 @@ from setuptools import Extension, setup
 
 compiled_by_msvc = sys.platform == "win32" and "MSC" in sys.version
 
+
+def compiled(name: str) -> Extension:
+    """Return the module made of the C file of that name."""
+    return Extension(
+        f"twinfold.{name}",
+        [f"src/twinfold/{name}.c"],
+        define_macros=[("Py_LIMITED_API", "0x030B0000")],
+        extra_compile_args=[] if compiled_by_msvc else ["-O3"],
+        py_limited_api=True,
+        optional=True,
+    )
+
+
 setup(
-    ext_modules=[
-        Extension(
-            "twinfold._chunker",
-            ["src/twinfold/_chunker.c"],
-            define_macros=[("Py_LIMITED_API", "0x030B0000")],
-            extra_compile_args=[] if compiled_by_msvc else ["-O3"],
-            py_limited_api=True,
-            optional=True,
-        )
-    ],
+    ext_modules=[compiled("_chunker"), *([] if sys.platform == "win32" else [compiled("_files")])],
     options={"bdist_wheel": {"py_limited_api": "cp311"}},
 )

@@ -131,6 +131,21 @@ def test_another_file_in_its_place_is_a_change(pair: Pair) -> None:
     assert (pair.dest / "file").read_bytes() == b"after!"
 
 
+def test_a_time_beyond_64_bits_arrives_as_the_last_one_in_them(pair: Pair) -> None:
+    """Some file systems hold times of the 24th century: nanoseconds in 64 bits end in 2262."""
+    pair.start_server()
+    path = pair.source / "far"
+    path.write_bytes(b"x")
+    last = 2**63 - 1
+    os.utime(path, ns=(0, 430 * 365 * 86_400 * 10**9))
+    if path.stat().st_mtime_ns <= last:
+        pytest.skip("the file system does not hold such times")
+    assert pair.once().code == 0
+    assert (pair.dest / "far").stat().st_mtime_ns == last
+    would = [event for event in pair.once("--dry-run").objects if event["event"] == "would"]
+    assert would == []
+
+
 def test_an_edit_through_another_name_outside_is_a_change(pair: Pair) -> None:
     """Bytes changed through a hard link outside of the source are found."""
     outside = pair.base / "outside"

@@ -21,7 +21,8 @@ from twinfold.model import Change, Chunk, Entry, ExtendUpload, PutFile, Run
 from twinfold.protocol import OpenSession, Refusal
 from twinfold.server.commit import Committer
 from twinfold.server.events import Event, Message
-from twinfold.server.stage import StagedBatch, Stager
+from twinfold.server.stage import Stager
+from twinfold.server.staged import StagedBatch
 from twinfold.server.survey import Survey
 from twinfold.storage.destination import Destination, open_destination
 from twinfold.storage.interface import (

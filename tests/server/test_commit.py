@@ -25,7 +25,7 @@ from tests.server.rig import Rig, chunks_of, put, staged_names
 from twinfold.errors import LostPlaceError
 from twinfold.model import Change, Delete, MakeDirectory, MakeSymlink, Move, SetAttributes
 from twinfold.protocol import Refusal
-from twinfold.server.stage import StagedBatch
+from twinfold.server.staged import StagedBatch
 
 
 def stage_small(rig: Rig, changes: list[Change], ahead: int) -> StagedBatch:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 from twinfold.client.batch import BatchBuilder
 from twinfold.client.effects import Effect, Insert, Node, Relocate, Update
@@ -36,6 +37,10 @@ class FilePlanner:
         self._uploader = uploader
         self._moves = moves
 
+    def read_ahead(self, directory: Directory, files: Sequence[tuple[bytes, Facts]]) -> None:
+        """Read small files together that will be put next."""
+        self._reader.read_ahead(directory, files)
+
     def plan_fresh(
         self,
         directory: Directory,
@@ -48,11 +53,9 @@ class FilePlanner:
         """Put a name that was not there before: a move if its content comes along, else a file."""
         origin = None if replacing else self._moves.find(facts, path)
         expected = origin.known if origin else None
-        fd, now = self._reader.open(directory, name, facts)
-        try:
-            content, cuts, manifest, upload, effects = self._read(fd, now, path, expected)
-        finally:
-            os.close(fd)
+        now, content, cuts, manifest, upload, effects = self._read(
+            directory, path, name, facts, expected
+        )
         if origin is not None and _has_content(origin.known, now, content):
             self._move(origin, path, parent, name, now)
             return
@@ -69,11 +72,9 @@ class FilePlanner:
         known: Known,
     ) -> None:
         """Read a file that may have changed, and send what did: content, attributes, nothing."""
-        fd, now = self._reader.open(directory, name, facts)
-        try:
-            content, cuts, manifest, upload, effects = self._read(fd, now, path, known)
-        finally:
-            os.close(fd)
+        now, content, cuts, manifest, upload, effects = self._read(
+            directory, path, name, facts, known
+        )
         if not _has_content(known, now, content):
             node = _node(known.node, parent, name, now, content, manifest)
             self._put(path, now, content, cuts, upload, *effects, Update(node))
@@ -116,13 +117,25 @@ class FilePlanner:
         self._builder.add(change, *effects, header_bytes=size_bytes)
 
     def _read(
-        self, fd: int, facts: Facts, path: bytes, expected: Known | None
-    ) -> tuple[bytes, list[Cut], int, bytes, list[Effect]]:
-        if facts.size <= WHOLE_BYTES:
-            content, cuts = self._reader.whole(fd, facts)
-            return content, cuts, 0, b"", []
-        uploaded = self._uploader.upload(fd, facts, path, expected)
-        return uploaded.content, [], uploaded.manifest, uploaded.upload, uploaded.effects
+        self,
+        directory: Directory,
+        path: bytes,
+        name: bytes,
+        facts: Facts,
+        expected: Known | None,
+    ) -> tuple[Facts, bytes, list[Cut], int, bytes, list[Effect]]:
+        """Return (facts, content id, chunks, manifest, upload, its effects) of a file."""
+        ahead = self._reader.take(name, facts)
+        if ahead is not None:
+            return facts, *ahead, 0, b"", []
+        fd, now = self._reader.open(directory, name, facts)
+        try:
+            if now.size <= WHOLE_BYTES:
+                return now, *self._reader.whole(fd, now), 0, b"", []
+            uploaded = self._uploader.upload(fd, now, path, expected)
+        finally:
+            os.close(fd)
+        return now, uploaded.content, [], uploaded.manifest, uploaded.upload, uploaded.effects
 
     def _move(self, origin: Origin, path: bytes, parent: int, name: bytes, facts: Facts) -> None:
         known = origin.known

@@ -8,11 +8,11 @@ import stat
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from blake3 import blake3
 
-from twinfold.client.tree import Directory, facts_of, open_path, signed
+from twinfold.client.tree import Directory, facts_of, open_path, representable, signed
 from twinfold.core.chunking import MIN_SIZE_BYTES, cut_lengths
 from twinfold.core.manifest import EMPTY_CONTENT, ContentHasher
 from twinfold.core.planning import FILE, UNSETTLED_CTIME_NS, Facts, is_racy
@@ -25,6 +25,7 @@ CLOCK_GRANULARITY_NS = 10_000_000
 """File times tick at least this often (100 Hz), and every tick is a new ctime."""
 
 _SMALL_BYTES = MIN_SIZE_BYTES
+_AHEAD_FILES = 128
 
 SWAPPED = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EINVAL, errno.ENXIO, errno.ESTALE}
 """What the calls answer when an entry became something else since it was listed."""
@@ -47,6 +48,7 @@ class Reader:
     def __init__(self, stop: threading.Event) -> None:
         self._stop = stop
         self._buffer = memoryview(bytearray(WHOLE_BYTES + 1))
+        self._ahead: dict[bytes, tuple[Facts, bytes]] = {}
 
     def open(self, directory: Directory, name: bytes, listed: Facts) -> tuple[int, Facts]:
         """Return (descriptor, facts) of the file that was listed, when it can be read safely.
@@ -78,6 +80,31 @@ class Reader:
                 time.sleep(wait_ns / 1e9)
         return fd, facts
 
+    def read_ahead(self, directory: Directory, files: Sequence[tuple[bytes, Facts]]) -> None:
+        """Read those of the files that are small, so that `take` has them; forget earlier ones.
+
+        Those whose ctime the clock may not have left yet are not among them.
+        """
+        now_ns = time.time_ns()
+        files = [
+            (name, facts)
+            for name, facts in files
+            if facts.kind == FILE
+            and facts.size <= WHOLE_BYTES
+            and not is_racy(facts.ctime_ns, now_ns, CLOCK_GRANULARITY_NS)
+        ]
+        contents = directory.read_ahead(files, _SMALL_BYTES)
+        self._ahead = {
+            name: (facts, data)
+            for (name, facts), data in zip(files, contents, strict=True)
+            if data is not None
+        }
+
+    def take(self, name: bytes, facts: Facts) -> tuple[bytes, list[Cut]] | None:
+        """Return what `whole` would, if the file was read ahead."""
+        listed, data = self._ahead.pop(name, (None, b""))
+        return _small(data) if listed is facts else None
+
     def whole(self, fd: int, facts: Facts) -> tuple[bytes, list[Cut]]:
         """Return (content id, chunks with their bytes) of a file of up to `WHOLE_BYTES`.
 
@@ -89,10 +116,7 @@ class Reader:
             data = os.read(fd, size + 1)
             if len(data) != size or not is_unchanged(fd, facts):
                 raise UnsettledError
-            if not size:
-                return EMPTY_CONTENT, []
-            chunk_id = blake3(data).digest()
-            return chunk_id, [(Chunk(chunk_id, size), data)]
+            return _small(data)
         filled = _fill(fd, self._buffer[: size + 1])
         if filled != size:
             raise UnsettledError
@@ -132,13 +156,32 @@ class Reader:
         return hasher.content_id()
 
 
+def _small(data: bytes) -> tuple[bytes, list[Cut]]:
+    if not data:
+        return EMPTY_CONTENT, []
+    chunk_id = blake3(data).digest()
+    return chunk_id, [(Chunk(chunk_id, len(data)), data)]
+
+
+def windows(files: Sequence[tuple[bytes, Facts]]) -> Iterator[Sequence[tuple[bytes, Facts]]]:
+    """Yield the files in groups whose content is worth reading ahead together."""
+    start = size_bytes = 0
+    for end, (_, facts) in enumerate(files):
+        if end - start == _AHEAD_FILES or (end > start and size_bytes + facts.size > WHOLE_BYTES):
+            yield files[start:end]
+            start, size_bytes = end, 0
+        size_bytes += facts.size
+    if start < len(files):
+        yield files[start:]
+
+
 def is_unchanged(fd: int, facts: Facts) -> bool:
     """Tell whether an open file is what these facts say: the hot half of a stable read."""
     status = os.fstat(fd)
     _, mode, size, mtime_ns, ctime_ns, dev, inode = facts
     return (
         status.st_ctime_ns == ctime_ns
-        and status.st_mtime_ns == mtime_ns
+        and representable(status.st_mtime_ns) == mtime_ns
         and status.st_size == size
         and signed(status.st_ino) == inode
         and signed(status.st_dev) == dev

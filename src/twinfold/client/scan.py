@@ -20,7 +20,7 @@ from twinfold.client.ignore import IGNORE_FILE, IgnoreRules
 from twinfold.client.levels import Child, Level
 from twinfold.client.moves import MoveFinder
 from twinfold.client.problems import Problems
-from twinfold.client.read import SWAPPED, ScanStoppedError, UnsettledError
+from twinfold.client.read import SWAPPED, ScanStoppedError, UnsettledError, windows
 from twinfold.client.source import UNMOUNTED, Mounts
 from twinfold.client.state import ROOT_NODE, State
 from twinfold.client.tree import Directory, list_settled
@@ -288,8 +288,10 @@ class Scan:
         for name in differences.others:
             self.tools.problems.clear_below(join(path, name))
             self.note_problem(join(path, name), "is a FIFO, socket or device")
-        for name, facts in differences.fresh:
-            self._plan_fresh(directory, path, node, name, facts, children)
+        for window in windows(differences.fresh):
+            self.tools.files.read_ahead(directory, window)
+            for name, facts in window:
+                self._plan_fresh(directory, path, node, name, facts, children)
         for name, facts, before in differences.replaced:
             self.tools.problems.clear_below(join(path, name))
             gone = () if before.node in moved else (Remove(before.node),)

@@ -10,12 +10,23 @@ from __future__ import annotations
 import os
 import stat
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Protocol
 
 from twinfold.core.planning import DIRECTORY, FILE, OTHER, SYMLINK, Facts
 from twinfold.model import PERMISSION_BITS
+
+if sys.platform == "win32":
+
+    def read_files(
+        _directory_fd: int, files: Sequence[tuple[bytes, *tuple[int, ...]]], _limit_bytes: int
+    ) -> list[bytes | None]:
+        """Read nothing ahead."""
+        return [None] * len(files)
+
+else:
+    from twinfold.system.bulk import read_files
 
 _LISTING_TRIES = 4
 _SIGNED_MAX = (1 << 63) - 1
@@ -36,7 +47,7 @@ else:
 def facts_of(status: os.stat_result) -> Facts:
     """Return what of a stat result is compared.
 
-    Numbers are folded into the signed 64 bits that the state can hold.
+    Numbers are folded into the signed 64 bits that the state can hold, times are cut to them.
     """
     mode = status.st_mode
     kind = _KINDS.get(mode & 0o170000, OTHER)
@@ -47,14 +58,21 @@ def facts_of(status: os.stat_result) -> Facts:
             FILE,
             mode & PERMISSION_BITS,
             status.st_size,
-            status.st_mtime_ns,
+            representable(status.st_mtime_ns),
             status.st_ctime_ns,
             dev,
             inode,
         )
     if kind == DIRECTORY:
-        return Facts(DIRECTORY, mode & PERMISSION_BITS, 0, status.st_mtime_ns, 0, dev, inode)
+        return Facts(
+            DIRECTORY, mode & PERMISSION_BITS, 0, representable(status.st_mtime_ns), 0, dev, inode
+        )
     return Facts(kind, 0, 0, 0, status.st_ctime_ns, dev, inode)
+
+
+def representable(time_ns: int) -> int:
+    """Return the nearest time that fits into signed 64 bits: they end in 1677 and in 2262."""
+    return max(-_SIGNED_MAX - 1, min(time_ns, _SIGNED_MAX))
 
 
 def signed(value: int) -> int:
@@ -91,6 +109,16 @@ class Directory(Protocol):
 
     def open_file(self, name: bytes) -> int:
         """Open ``name`` for reading: follows no symlink, waits for no FIFO."""
+        ...
+
+    def read_ahead(
+        self, files: Sequence[tuple[bytes, Facts]], limit_bytes: int
+    ) -> list[bytes | None]:
+        """Read files together, and ask the system to fetch those over the limit.
+
+        Returns:
+            What is in those that were what their facts say all the while; None for others.
+        """
         ...
 
     def read_link(self, name: bytes) -> bytes:
@@ -211,6 +239,12 @@ class DescriptorDirectory(_Closing):
         except PermissionError:
             return os.open(name, _READ_FLAGS, dir_fd=self._fd)
 
+    def read_ahead(
+        self, files: Sequence[tuple[bytes, Facts]], limit_bytes: int
+    ) -> list[bytes | None]:
+        """Read files together."""
+        return read_files(self._fd, [(name, *facts[1:]) for name, facts in files], limit_bytes)
+
     def read_link(self, name: bytes) -> bytes:
         """Return a symlink's text."""
         return os.readlink(name, dir_fd=self._fd)
@@ -263,6 +297,12 @@ class PathDirectory(_Closing):
     def open_file(self, name: bytes) -> int:
         """Open a file."""
         return os.open(self._join(name), _READ_FLAGS)
+
+    def read_ahead(
+        self, files: Sequence[tuple[bytes, Facts]], limit_bytes: int
+    ) -> list[bytes | None]:
+        """Read nothing ahead."""
+        return [None] * len(files)
 
     def read_link(self, name: bytes) -> bytes:
         """Return a symlink's text."""

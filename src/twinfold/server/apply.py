@@ -25,7 +25,8 @@ from twinfold.model import (
     SetAttributes,
 )
 from twinfold.protocol import Refusal
-from twinfold.server.stage import StagedBatch, StagedChange, upload_name
+from twinfold.server.stage import upload_name
+from twinfold.server.staged import StagedBatch, StagedChange
 from twinfold.storage.interface import (
     ATTIC,
     STAGING,

@@ -24,7 +24,7 @@ from twinfold.errors import DestinationError
 from twinfold.model import ExtendUpload, Kind, MakeDirectory, MakeSymlink, PutFile
 from twinfold.protocol import OpenSession, Refusal
 from twinfold.server.apply import Application
-from twinfold.server.stage import StagedBatch
+from twinfold.server.staged import StagedBatch
 from twinfold.storage.interface import (
     ATTIC,
     Forest,

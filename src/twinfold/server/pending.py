@@ -13,7 +13,8 @@ from twinfold.model import Change
 from twinfold.protocol import BatchAnswer
 from twinfold.server.commit import Committer
 from twinfold.server.events import Committed, Listener, Message
-from twinfold.server.stage import StagedBatch, Stager
+from twinfold.server.stage import Stager
+from twinfold.server.staged import StagedBatch
 from twinfold.storage.interface import Index
 
 _GROUP_BATCHES = 8

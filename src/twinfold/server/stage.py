@@ -20,7 +20,8 @@ from twinfold.model import (
     MakeSymlink,
     PutFile,
 )
-from twinfold.storage.interface import Forest, Index, Source, StagedFile, Staging
+from twinfold.server.staged import StagedBatch, StagedChange
+from twinfold.storage.interface import Forest, Index, NewFile, Source, StagedFile, Staging
 
 _OPEN_SOURCES = 16
 _OPEN_FILES = 64
@@ -50,61 +51,6 @@ class Upload:
     def __init__(self, size_bytes: int, position: int) -> None:
         self.size_bytes = size_bytes
         self.position = position
-
-
-class StagedChange:
-    """One change with what was staged for it.
-
-    Attributes:
-        name: of the staged object, empty if the change needs none.
-        inode: of the staged object, once it is there.
-        chunks: the content that this change brings, in order.
-        offset: where the chunks begin in the file.
-        position: number of the first chunk in the file's manifest.
-        kept: so many leading chunks an earlier attempt at the upload recorded there.
-        kept_bytes: their size.
-    """
-
-    __slots__ = ("change", "chunks", "inode", "kept", "kept_bytes", "name", "offset", "position")
-
-    def __init__(self, change: Change) -> None:
-        self.change = change
-        self.name = b""
-        self.inode = 0
-        self.chunks: Sequence[Chunk] = ()
-        self.offset = 0
-        self.position = 0
-        self.kept = 0
-        self.kept_bytes = 0
-
-    @property
-    def is_whole_small_file(self) -> bool:
-        """Tell whether the content is staged with one call."""
-        return isinstance(self.change, PutFile) and len(self.chunks) <= 1
-
-
-class StagedBatch:
-    """A batch, the chunks it waits for, and where their bytes go.
-
-    Attributes:
-        wanted: chunks whose bytes are not there yet, and the places that they go to.
-        chunks: all chunks that the batch's changes consist of.
-        promised: those that an earlier batch brings.
-        sizes: of the chunks, as announced.
-        is_decided: the index has the batch; what was staged for it is not ours any more.
-        names: staged objects that are this batch's alone.
-    """
-
-    def __init__(self, number: int, changes: list[StagedChange]) -> None:
-        self.number = number
-        self.changes = changes
-        self.wanted: dict[bytes, list[tuple[StagedChange, int]]] = {}
-        self.chunks: frozenset[bytes] = frozenset()
-        self.promised: frozenset[bytes] = frozenset()
-        self.content_bytes = 0
-        self.sizes: dict[bytes, int] = {}
-        self.is_decided = False
-        self.names: list[bytes] = []
 
 
 class Stager:
@@ -157,6 +103,7 @@ class Stager:
         try:
             for staged in batch.changes:
                 self._begin_change(batch, staged, bases)
+            self._create_files([s for s in batch.changes if s.name and s.comes_whole({})], {})
             batch.chunks = frozenset(batch.wanted)
             batch.promised = batch.chunks & promised
             self.reuse(batch, batch.chunks - promised)
@@ -190,8 +137,6 @@ class Stager:
             return
         staged.name = self._new_name(batch)
         staged.chunks = change.chunks
-        if not change.chunks:
-            staged.inode = self._staging.create_file(staged.name, change.mode, change.mtime_ns, b"")
         self._want(batch, staged)
 
     def _want(self, batch: StagedBatch, staged: StagedChange) -> None:
@@ -285,7 +230,7 @@ class Stager:
             return
         data = self._read_anywhere(wanted)
         if data is not None:
-            self._write(batch, wanted, data)
+            self._write(batch, {wanted.id: data})
 
     def _is_in_place(self, staged: StagedChange, offset: int, chunk: Chunk) -> bool:
         return offset < staged.offset + staged.kept_bytes and self._open_file(staged.name).holds(
@@ -329,6 +274,7 @@ class Stager:
         """
         view = memoryview(payload)
         offset = 0
+        pieces: dict[bytes, bytes | memoryview] = {}
         for chunk in chunks:
             data = view[offset : offset + chunk.size]
             offset += chunk.size
@@ -336,21 +282,34 @@ class Stager:
                 continue
             if chunk.size != batch.sizes[chunk.id] or chunk_id(data) != chunk.id:
                 raise ContentMismatchError("the bytes of a chunk do not have the hash announced")
-            self._write(batch, chunk, data)
+            pieces[chunk.id] = data
+        self._write(batch, pieces)
 
-    def _write(self, batch: StagedBatch, chunk: Chunk, data: bytes | memoryview) -> None:
-        for staged, offset in batch.wanted[chunk.id]:
-            if staged.is_whole_small_file:
-                change = staged.change
-                assert isinstance(change, PutFile)
+    def _write(self, batch: StagedBatch, pieces: Mapping[bytes, bytes | memoryview]) -> None:
+        """Put verified chunks into all the places that wait for them."""
+        whole: dict[bytes, StagedChange] = {}
+        for chunk, data in pieces.items():
+            for staged, offset in batch.wanted[chunk]:
                 if staged.inode:
                     continue
-                staged.inode = self._staging.create_file(
-                    staged.name, change.mode, change.mtime_ns, data
-                )
-            else:
-                self._open_file(staged.name).write(offset, data)
-        del batch.wanted[chunk.id]
+                if staged.comes_whole(pieces):
+                    whole[staged.name] = staged
+                else:
+                    self._open_file(staged.name).write(offset, data)
+                    staged.is_begun = True
+        self._create_files(list(whole.values()), pieces)
+        for chunk in pieces:
+            del batch.wanted[chunk]
+
+    def _create_files(
+        self, files: Sequence[StagedChange], pieces: Mapping[bytes, bytes | memoryview]
+    ) -> None:
+        inodes, error = self._staging.create_files([_new_file(s, pieces) for s in files])
+        for staged, inode in zip(files, inodes, strict=False):
+            staged.inode = inode
+            staged.is_begun = True
+        if error is not None:
+            raise error
 
     def _open_file(self, name: bytes) -> StagedFile:
         file = self._files.get(name)
@@ -365,7 +324,7 @@ class Stager:
     def finish(self, batch: StagedBatch) -> None:
         """Let go of the batch's files: all bytes are there."""
         for staged in batch.changes:
-            if staged.chunks and not staged.is_whole_small_file:
+            if staged.chunks and not staged.inode:
                 self._open_file(staged.name).extend(
                     staged.offset + sum(chunk.size for chunk in staged.chunks)
                 )
@@ -383,6 +342,13 @@ class Stager:
         for batch in batches:
             if not batch.is_decided:
                 self._staging.discard(batch.names)
+
+
+def _new_file(staged: StagedChange, pieces: Mapping[bytes, bytes | memoryview]) -> NewFile:
+    change = staged.change
+    assert isinstance(change, PutFile)
+    parts = tuple([pieces[chunk.id] for chunk in staged.chunks])
+    return NewFile(staged.name, change.mode, change.mtime_ns, parts)
 
 
 def upload_name(upload: bytes) -> bytes:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 
@@ -262,11 +262,20 @@ class StagedFile(Protocol):
         """Let go of the file."""
 
 
+class NewFile(NamedTuple):
+    """A whole file to stage; its bytes are the parts, one after the other."""
+
+    name: bytes
+    mode: int
+    mtime_ns: int
+    parts: tuple[bytes | memoryview, ...]
+
+
 class Staging(Protocol):
     """Content on its way in; nothing of it can be seen in the tree."""
 
-    def create_file(self, name: bytes, mode: int, mtime_ns: int, data: bytes | memoryview) -> int:
-        """Stage a whole small file; return its inode."""
+    def create_files(self, files: Sequence[NewFile]) -> tuple[list[int], OSError | None]:
+        """Stage whole small files; return their inodes, and what hindered the next one."""
 
     def open_file(self, name: bytes, size_bytes: int) -> StagedFile:
         """Stage a file to be filled, or reopen one that has ``size_bytes`` already.

@@ -16,6 +16,7 @@ from twinfold.model import Kind
 from twinfold.storage.directories import OPEN_DIRECTORY, Directories
 from twinfold.storage.interface import (
     ATTIC,
+    STAGING,
     Attributes,
     Found,
     Location,
@@ -25,8 +26,10 @@ from twinfold.storage.interface import (
     Step,
 )
 from twinfold.system.attributes import set_file_attributes
+from twinfold.system.bulk import NewName, rename_files
 from twinfold.system.durability import rename_new
 
+_MOST_TOGETHER = 128
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EMLINK)
 REFUSALS = {
     errno.EILSEQ: "its name cannot be written on the destination's file system",
@@ -62,8 +65,14 @@ class Performance:
             DestinationError: an object that a step needs is gone.
             OSError: the disk does not let us.
         """
-        for step in self._steps:
+        at = 0
+        while at < len(self._steps):
             self._directories.trim()
+            at += self._rename_together(at)
+            if at == len(self._steps):
+                break
+            step = self._steps[at]
+            at += 1
             if isinstance(step, Rename):
                 self._rename(step)
             elif isinstance(step, SetAside):
@@ -76,6 +85,33 @@ class Performance:
     def close(self) -> None:
         """Let go of all directories."""
         self._directories.close()
+
+    def _rename_together(self, start: int) -> int:
+        """Bring new files from staging into the tree as far as nothing is in the way.
+
+        Returns:
+            How many steps are done; the next one asks for more care, or is none of these.
+        """
+        directories = self._directories
+        files: list[NewName] = []
+        source_fd = directories.roots[STAGING]
+        for step in self._steps[start : start + _MOST_TOGETHER]:
+            if not (
+                isinstance(step, Rename)
+                and step.kind is Kind.FILE
+                and not step.replaces
+                and step.source.directory == STAGING
+            ):
+                break
+            try:
+                target_fd = directories.descriptor(step.target.directory)
+            except FileNotFoundError:
+                break
+            files.append((source_fd, step.source.name, target_fd, step.target.name))
+        identities, _ = rename_files(files)
+        for step, (inode, ctime_ns) in zip(self._steps[start:], identities, strict=False):
+            self._identities[step.node] = (step.node, inode, ctime_ns)
+        return len(identities)
 
     def _rename(self, step: Rename) -> None:
         directories = self._directories

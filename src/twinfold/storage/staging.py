@@ -12,9 +12,10 @@ from collections.abc import Iterable, Sequence
 
 from twinfold.core.chunking import chunk_id
 from twinfold.model import Chunk
+from twinfold.storage.interface import NewFile
+from twinfold.system.bulk import create_files
 from twinfold.system.durability import sync_file, sync_file_system
 
-_CREATE = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 _REOPEN = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 _PRIVATE = 0o600
@@ -68,20 +69,12 @@ class Staging:
     def __init__(self, fd: int) -> None:
         self._fd = fd
 
-    def create_file(self, name: bytes, mode: int, mtime_ns: int, data: bytes | memoryview) -> int:
-        """Stage a whole small file; return its inode."""
-        fd = os.open(name, _CREATE, mode, dir_fd=self._fd)
-        try:
-            view = memoryview(data)
-            while view:
-                view = view[os.write(fd, view) :]
-            os.utime(fd, ns=(mtime_ns, mtime_ns))
-            return os.fstat(fd).st_ino
-        except OSError:
-            os.unlink(name, dir_fd=self._fd)
-            raise
-        finally:
-            os.close(fd)
+    def create_files(self, files: Sequence[NewFile]) -> tuple[list[int], OSError | None]:
+        """Stage whole small files; return their inodes, and what hindered the next one."""
+        inodes, number = create_files(self._fd, files)
+        if not number:
+            return inodes, None
+        return inodes, OSError(number, os.strerror(number), files[len(inodes)].name)
 
     def open_file(self, name: bytes, size_bytes: int) -> FileBeingFilled:
         """Stage a file to be filled, or reopen one that has ``size_bytes`` already.

@@ -1,0 +1,483 @@
+/* Many small files with one call: the compiled half of twinfold.system.bulk.
+ *
+ * Whatever is asked for is first taken out of the Python objects; then all
+ * system calls run without the GIL, so that the other threads go on. Each
+ * function stops at the first file that the system refuses, and tells how
+ * far it came and why it stopped.
+ */
+#define PY_SSIZE_T_CLEAN
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE 1
+#endif
+#include <Python.h>
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#if defined(__linux__)
+#include <sys/syscall.h>
+#endif
+
+#define NANOSECONDS INT64_C(1000000000)
+#define HOLE_BYTES 32768
+
+/* As a number, or the nearest that there is: it ends in 1677 and in 2262. */
+static int64_t nanoseconds(struct timespec time) {
+    const int64_t most_seconds = INT64_MAX / NANOSECONDS;
+    if (time.tv_sec >= most_seconds)
+        return INT64_MAX;
+    if (time.tv_sec < -most_seconds)
+        return INT64_MIN;
+    return (int64_t)time.tv_sec * NANOSECONDS + time.tv_nsec;
+}
+
+/* ---- creating ---------------------------------------------------------- */
+
+typedef struct {
+    const char *name;
+    unsigned int mode;
+    long long mtime_ns;
+    Py_ssize_t first_part;
+    Py_ssize_t part_count;
+    uint64_t inode;
+} new_file;
+
+static int write_all(int fd, const char *data, size_t left) {
+    while (left > 0) {
+        ssize_t written = write(fd, data, left);
+        if (written < 0) {
+            if (errno == EINTR)
+                continue;
+            return -1;
+        }
+        data += written;
+        left -= (size_t)written;
+    }
+    return 0;
+}
+
+static int is_hole(const char *data, size_t size) {
+    return size >= HOLE_BYTES && data[0] == 0 && memcmp(data, data + 1, size - 1) == 0;
+}
+
+static int write_parts(int fd, const Py_buffer *parts, Py_ssize_t count) {
+    int ends_with_hole = 0;
+    for (Py_ssize_t i = 0; i < count; i++) {
+        const char *data = parts[i].buf;
+        const size_t size = (size_t)parts[i].len;
+        if (size == 0)
+            continue;
+        ends_with_hole = is_hole(data, size);
+        if (ends_with_hole) {
+            if (lseek(fd, (off_t)size, SEEK_CUR) < 0)
+                return -1;
+        } else if (write_all(fd, data, size) < 0)
+            return -1;
+    }
+    return ends_with_hole ? ftruncate(fd, lseek(fd, 0, SEEK_CUR)) : 0;
+}
+
+static int fill(int fd, new_file *file, const Py_buffer *parts) {
+    if (write_parts(fd, &parts[file->first_part], file->part_count) < 0)
+        return -1;
+    long long seconds = file->mtime_ns / NANOSECONDS, rest = file->mtime_ns % NANOSECONDS;
+    if (rest < 0) {
+        rest += NANOSECONDS;
+        seconds -= 1;
+    }
+    struct timespec time = {.tv_sec = (time_t)seconds, .tv_nsec = (long)rest};
+    struct timespec times[2] = {time, time};
+    struct stat status;
+    if (futimens(fd, times) < 0 || fstat(fd, &status) < 0)
+        return -1;
+    file->inode = (uint64_t)status.st_ino;
+    return 0;
+}
+
+/* Create one file; what could not be made whole is taken away again. */
+static int create_one(int directory, new_file *file, const Py_buffer *parts) {
+    const int flags = O_CREAT | O_EXCL | O_WRONLY | O_NOFOLLOW | O_CLOEXEC;
+    int fd;
+    do
+        fd = openat(directory, file->name, flags, (mode_t)file->mode);
+    while (fd < 0 && errno == EINTR);
+    if (fd < 0)
+        return -1;
+    int failed = fill(fd, file, parts), reason = errno;
+    if (close(fd) < 0 && !failed && errno != EINTR) {
+        failed = -1;
+        reason = errno;
+    }
+    if (failed) {
+        unlinkat(directory, file->name, 0);
+        errno = reason;
+    }
+    return failed;
+}
+
+static Py_ssize_t create_all(int directory, new_file *files, Py_ssize_t count,
+                             const Py_buffer *parts, int *reason) {
+    for (Py_ssize_t i = 0; i < count; i++) {
+        if (create_one(directory, &files[i], parts) < 0) {
+            *reason = errno;
+            return i;
+        }
+    }
+    return count;
+}
+
+static Py_ssize_t count_parts(PyObject *files) {
+    Py_ssize_t total = 0;
+    for (Py_ssize_t i = 0; i < PyTuple_Size(files); i++) {
+        PyObject *parts;
+        const char *name;
+        unsigned int mode;
+        long long mtime_ns;
+        PyObject *file = PyTuple_GetItem(files, i);
+        if (!PyTuple_Check(file)) {
+            PyErr_SetString(PyExc_TypeError, "each file is a tuple");
+            return -1;
+        }
+        if (!PyArg_ParseTuple(file, "yILO!", &name, &mode, &mtime_ns, &PyTuple_Type, &parts))
+            return -1;
+        total += PyTuple_Size(parts);
+    }
+    return total;
+}
+
+/* Take one file's data out of its tuple; returns how many buffers are held then. */
+static Py_ssize_t read_file_tuple(PyObject *tuple, new_file *file, Py_buffer *buffers,
+                                  Py_ssize_t held) {
+    PyObject *parts;
+    file->first_part = held;
+    file->part_count = 0;
+    if (!PyArg_ParseTuple(tuple, "yILO!", &file->name, &file->mode, &file->mtime_ns, &PyTuple_Type,
+                          &parts))
+        return held;
+    for (Py_ssize_t i = 0; i < PyTuple_Size(parts); i++) {
+        if (PyObject_GetBuffer(PyTuple_GetItem(parts, i), &buffers[held], PyBUF_SIMPLE) < 0)
+            return held;
+        held++;
+        file->part_count++;
+    }
+    return held;
+}
+
+static PyObject *inodes_of(const new_file *files, Py_ssize_t count, int reason) {
+    PyObject *list = PyList_New(count);
+    for (Py_ssize_t i = 0; list != NULL && i < count; i++) {
+        PyObject *inode = PyLong_FromUnsignedLongLong(files[i].inode);
+        if (inode == NULL || PyList_SetItem(list, i, inode) < 0)
+            Py_CLEAR(list);
+    }
+    return list == NULL ? NULL : Py_BuildValue("(Ni)", list, reason);
+}
+
+static PyObject *create_in(int directory, PyObject *tuples) {
+    const Py_ssize_t count = PyTuple_Size(tuples), part_count = count_parts(tuples);
+    if (part_count < 0)
+        return NULL;
+    PyObject *result = NULL;
+    Py_ssize_t held = 0, done = 0;
+    int reason = 0;
+    new_file *files = PyMem_Calloc((size_t)count + 1, sizeof *files);
+    Py_buffer *parts = PyMem_Calloc((size_t)part_count + 1, sizeof *parts);
+    if (files == NULL || parts == NULL) {
+        PyErr_NoMemory();
+        goto end;
+    }
+    for (Py_ssize_t i = 0; i < count && !PyErr_Occurred(); i++)
+        held = read_file_tuple(PyTuple_GetItem(tuples, i), &files[i], parts, held);
+    if (PyErr_Occurred())
+        goto end;
+    Py_BEGIN_ALLOW_THREADS
+    done = create_all(directory, files, count, parts, &reason);
+    Py_END_ALLOW_THREADS
+    result = inodes_of(files, done, reason);
+end:
+    for (Py_ssize_t i = 0; i < held; i++)
+        PyBuffer_Release(&parts[i]);
+    PyMem_Free(parts);
+    PyMem_Free(files);
+    return result;
+}
+
+PyDoc_STRVAR(create_files_doc,
+             "create_files(directory_fd, files)\n--\n\n"
+             "Create files of (name, mode, mtime_ns, parts); return their inodes, and the\n"
+             "error number that hindered the next one, or 0.");
+
+static PyObject *create_files(PyObject *module, PyObject *arguments) {
+    (void)module;
+    int directory;
+    PyObject *files;
+    if (!PyArg_ParseTuple(arguments, "iO:create_files", &directory, &files))
+        return NULL;
+    PyObject *tuples = PySequence_Tuple(files);
+    if (tuples == NULL)
+        return NULL;
+    PyObject *result = create_in(directory, tuples);
+    Py_DECREF(tuples);
+    return result;
+}
+
+/* ---- renaming ---------------------------------------------------------- */
+
+typedef struct {
+    int source_fd, target_fd;
+    const char *source, *target;
+    uint64_t inode;
+    int64_t ctime_ns;
+} renamed_file;
+
+static int rename_new(const renamed_file *file) {
+#if defined(__linux__) && defined(SYS_renameat2)
+    const unsigned int no_replace = 1;
+    return (int)syscall(SYS_renameat2, file->source_fd, file->source, file->target_fd, file->target,
+                        no_replace);
+#elif defined(__APPLE__)
+    return renameatx_np(file->source_fd, file->source, file->target_fd, file->target, RENAME_EXCL);
+#else
+    (void)file;
+    errno = ENOSYS;
+    return -1;
+#endif
+}
+
+static int rename_one(renamed_file *file) {
+    struct stat status;
+    if (rename_new(file) < 0 ||
+        fstatat(file->target_fd, file->target, &status, AT_SYMLINK_NOFOLLOW) < 0)
+        return -1;
+#if defined(__APPLE__)
+    const struct timespec changed = status.st_ctimespec;
+#else
+    const struct timespec changed = status.st_ctim;
+#endif
+    file->inode = (uint64_t)status.st_ino;
+    file->ctime_ns = nanoseconds(changed);
+    return 0;
+}
+
+static Py_ssize_t rename_all(renamed_file *files, Py_ssize_t count, int *reason) {
+    for (Py_ssize_t i = 0; i < count; i++) {
+        if (rename_one(&files[i]) < 0) {
+            *reason = errno;
+            return i;
+        }
+    }
+    return count;
+}
+
+static PyObject *identities_of(const renamed_file *files, Py_ssize_t count, int reason) {
+    PyObject *list = PyList_New(count);
+    for (Py_ssize_t i = 0; list != NULL && i < count; i++) {
+        PyObject *identity = Py_BuildValue("(KL)", (unsigned long long)files[i].inode,
+                                           (long long)files[i].ctime_ns);
+        if (identity == NULL || PyList_SetItem(list, i, identity) < 0)
+            Py_CLEAR(list);
+    }
+    return list == NULL ? NULL : Py_BuildValue("(Ni)", list, reason);
+}
+
+PyDoc_STRVAR(rename_files_doc,
+             "rename_files(files)\n--\n\n"
+             "Rename files of (source_fd, source, target_fd, target) that replace nothing; return\n"
+             "(inode, ctime_ns) of each, and the error number that hindered the next one, or 0.");
+
+static PyObject *rename_files(PyObject *module, PyObject *argument) {
+    (void)module;
+    PyObject *result = NULL, *tuples = PySequence_Tuple(argument);
+    if (tuples == NULL)
+        return NULL;
+    const Py_ssize_t count = PyTuple_Size(tuples);
+    Py_ssize_t done = 0;
+    int reason = 0;
+    renamed_file *files = PyMem_Calloc((size_t)count + 1, sizeof *files);
+    if (files == NULL) {
+        PyErr_NoMemory();
+        goto end;
+    }
+    for (Py_ssize_t i = 0; i < count; i++) {
+        renamed_file *file = &files[i];
+        PyObject *tuple = PyTuple_GetItem(tuples, i);
+        if (!PyTuple_Check(tuple)) {
+            PyErr_SetString(PyExc_TypeError, "each file is a tuple");
+            goto end;
+        }
+        if (!PyArg_ParseTuple(tuple, "iyiy", &file->source_fd, &file->source, &file->target_fd,
+                              &file->target))
+            goto end;
+    }
+    Py_BEGIN_ALLOW_THREADS
+    done = rename_all(files, count, &reason);
+    Py_END_ALLOW_THREADS
+    result = identities_of(files, done, reason);
+end:
+    PyMem_Free(files);
+    Py_DECREF(tuples);
+    return result;
+}
+
+/* ---- reading ------------------------------------------------------------ */
+
+typedef struct {
+    const char *name;
+    unsigned int mode;
+    long long size, mtime_ns, ctime_ns, device, inode;
+    char *data;
+    int fd;
+    int is_read;
+} wanted_file;
+
+static int is_unchanged(const wanted_file *file) {
+    struct stat status;
+    if (fstat(file->fd, &status) < 0)
+        return 0;
+#if defined(__APPLE__)
+    const struct timespec modified = status.st_mtimespec, changed = status.st_ctimespec;
+#else
+    const struct timespec modified = status.st_mtim, changed = status.st_ctim;
+#endif
+    return S_ISREG(status.st_mode) && (status.st_mode & 0777) == file->mode &&
+           (long long)status.st_size == file->size &&
+           nanoseconds(modified) == file->mtime_ns &&
+           nanoseconds(changed) == file->ctime_ns &&
+           (uint64_t)status.st_dev == (uint64_t)file->device &&
+           (uint64_t)status.st_ino == (uint64_t)file->inode;
+}
+
+static int open_quietly(int directory, const char *name) {
+    const int flags = O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC;
+#if defined(O_NOATIME)
+    const int fd = openat(directory, name, flags | O_NOATIME);
+    if (fd >= 0 || errno != EPERM)
+        return fd;
+#endif
+    return openat(directory, name, flags);
+}
+
+static int read_all(int fd, char *data, long long left) {
+    while (left > 0) {
+        const ssize_t count = read(fd, data, (size_t)left);
+        if (count < 0 && errno == EINTR)
+            continue;
+        if (count <= 0)
+            return 0;
+        data += count;
+        left -= count;
+    }
+    return 1;
+}
+
+/* Ask the system for all files at once; then each is probably there when its turn comes. */
+static void read_wanted(int directory, wanted_file *files, Py_ssize_t count) {
+    for (Py_ssize_t i = 0; i < count; i++) {
+        files[i].fd = open_quietly(directory, files[i].name);
+#if defined(POSIX_FADV_WILLNEED)
+        if (files[i].fd >= 0 && files[i].size > 0)
+            posix_fadvise(files[i].fd, 0, 0, POSIX_FADV_WILLNEED);
+#endif
+    }
+    for (Py_ssize_t i = 0; i < count; i++) {
+        wanted_file *file = &files[i];
+        if (file->fd < 0)
+            continue;
+        file->is_read = file->data != NULL && is_unchanged(file) &&
+                        read_all(file->fd, file->data, file->size) && is_unchanged(file);
+        close(file->fd);
+    }
+}
+
+static PyObject *read_in(int directory, PyObject *tuples, long long limit) {
+    const Py_ssize_t count = PyTuple_Size(tuples);
+    PyObject *contents = PyList_New(0);
+    wanted_file *files = PyMem_Calloc((size_t)count + 1, sizeof *files);
+    if (contents == NULL || files == NULL) {
+        PyErr_NoMemory();
+        goto failed;
+    }
+    for (Py_ssize_t i = 0; i < count; i++) {
+        wanted_file *file = &files[i];
+        PyObject *tuple = PyTuple_GetItem(tuples, i);
+        if (!PyTuple_Check(tuple)) {
+            PyErr_SetString(PyExc_TypeError, "each file is a tuple");
+            goto failed;
+        }
+        if (!PyArg_ParseTuple(tuple, "yILLLLL", &file->name, &file->mode, &file->size,
+                              &file->mtime_ns, &file->ctime_ns, &file->device, &file->inode))
+            goto failed;
+        const int is_small = file->size >= 0 && file->size <= limit;
+        PyObject *content = PyBytes_FromStringAndSize(NULL, is_small ? (Py_ssize_t)file->size : 0);
+        if (content == NULL || PyList_Append(contents, content) < 0) {
+            Py_XDECREF(content);
+            goto failed;
+        }
+        file->data = is_small ? PyBytes_AsString(content) : NULL;
+        Py_DECREF(content);
+    }
+    Py_BEGIN_ALLOW_THREADS
+    read_wanted(directory, files, count);
+    Py_END_ALLOW_THREADS
+    for (Py_ssize_t i = 0; i < count; i++) {
+        if (!files[i].is_read) {
+            Py_INCREF(Py_None);
+            if (PyList_SetItem(contents, i, Py_None) < 0)
+                goto failed;
+        }
+    }
+    PyMem_Free(files);
+    return contents;
+failed:
+    PyMem_Free(files);
+    Py_XDECREF(contents);
+    return NULL;
+}
+
+PyDoc_STRVAR(read_files_doc,
+             "read_files(directory_fd, files, limit_bytes)\n--\n\n"
+             "Read files of (name, mode, size_bytes, mtime_ns, ctime_ns, device, inode); return\n"
+             "the content of each that is no larger than the limit and was just that before and\n"
+             "after, else None. The system is asked to fetch the larger ones.");
+
+static PyObject *read_files(PyObject *module, PyObject *arguments) {
+    (void)module;
+    int directory;
+    long long limit;
+    PyObject *files;
+    if (!PyArg_ParseTuple(arguments, "iOL:read_files", &directory, &files, &limit))
+        return NULL;
+    PyObject *tuples = PySequence_Tuple(files);
+    if (tuples == NULL)
+        return NULL;
+    PyObject *result = read_in(directory, tuples, limit);
+    Py_DECREF(tuples);
+    return result;
+}
+
+/* ---- the Python module -------------------------------------------------- */
+
+static PyMethodDef methods[] = {
+    {"create_files", create_files, METH_VARARGS, create_files_doc},
+    {"read_files", read_files, METH_VARARGS, read_files_doc},
+    {"rename_files", rename_files, METH_O, rename_files_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyModuleDef_Slot slots[] = {{0, NULL}};
+
+static struct PyModuleDef definition = {
+    .m_base = PyModuleDef_HEAD_INIT,
+    .m_name = "twinfold._files",
+    .m_doc = "Many small files with one call.",
+    .m_size = 0,
+    .m_methods = methods,
+    .m_slots = slots,
+};
+
+PyMODINIT_FUNC PyInit__files(void) { return PyModuleDef_Init(&definition); }

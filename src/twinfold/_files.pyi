@@ -1,0 +1,13 @@
+from collections.abc import Sequence
+
+from typing_extensions import Buffer
+
+def create_files(
+    directory_fd: int, files: Sequence[tuple[bytes, int, int, tuple[Buffer, ...]]]
+) -> tuple[list[int], int]: ...
+def read_files(
+    directory_fd: int, files: Sequence[tuple[bytes, int, int, int, int, int, int]], limit_bytes: int
+) -> list[bytes | None]: ...
+def rename_files(
+    files: Sequence[tuple[int, bytes, int, bytes]],
+) -> tuple[list[tuple[int, int]], int]: ...

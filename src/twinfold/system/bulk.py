@@ -1,0 +1,123 @@
+"""Many small files with one call: without the interpreter's lock if the compiled module is there.
+
+The functions in plain Python do the same one by one; the tests compare both.
+"""
+
+from __future__ import annotations
+
+import sys
+
+assert sys.platform != "win32"
+
+import os
+from collections.abc import Callable, Sequence
+
+from twinfold.system.durability import rename_new
+
+_CREATE = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+NewFile = tuple[bytes, int, int, tuple[bytes | memoryview, ...]]
+"""Name, mode, mtime in ns, and the content in parts of a file to create."""
+
+NewName = tuple[int, bytes, int, bytes]
+"""A descriptor and a name there: of a file, and of the directory and name that it gets."""
+
+ListedFile = tuple[bytes, int, int, int, int, int, int]
+"""Name, mode, size in bytes, mtime and ctime in ns, device and inode of a file."""
+
+_HOLE_BYTES = 32 * 1024
+"""A part of at least so many zeros becomes a hole."""
+
+
+def create_files_singly(directory_fd: int, files: Sequence[NewFile]) -> tuple[list[int], int]:
+    """Do what `create_files` does, file by file."""
+    inodes: list[int] = []
+    for file in files:
+        try:
+            inodes.append(_create(directory_fd, file))
+        except OSError as error:
+            return inodes, error.errno or 0
+    return inodes, 0
+
+
+def _create(directory_fd: int, file: NewFile) -> int:
+    name, mode, mtime_ns, parts = file
+    fd = os.open(name, _CREATE, mode, dir_fd=directory_fd)
+    try:
+        try:
+            _fill(fd, parts)
+            os.utime(fd, ns=(mtime_ns, mtime_ns))
+            return os.fstat(fd).st_ino
+        finally:
+            os.close(fd)
+    except OSError:
+        os.unlink(name, dir_fd=directory_fd)
+        raise
+
+
+def _fill(fd: int, parts: Sequence[bytes | memoryview]) -> None:
+    ends_with_hole = False
+    for part in filter(len, parts):
+        ends_with_hole = len(part) >= _HOLE_BYTES and part == bytes(len(part))
+        if ends_with_hole:
+            os.lseek(fd, len(part), os.SEEK_CUR)
+            continue
+        view = memoryview(part)
+        while view:
+            view = view[os.write(fd, view) :]
+    if ends_with_hole:
+        os.ftruncate(fd, os.lseek(fd, 0, os.SEEK_CUR))
+
+
+def rename_files_singly(files: Sequence[NewName]) -> tuple[list[tuple[int, int]], int]:
+    """Do what `rename_files` does, file by file."""
+    identities: list[tuple[int, int]] = []
+    for source_fd, source, target_fd, target in files:
+        try:
+            rename_new(source, target, source_fd, target_fd)
+            status = os.stat(target, dir_fd=target_fd, follow_symlinks=False)
+        except OSError as error:
+            return identities, error.errno or 0
+        identities.append((status.st_ino, status.st_ctime_ns))
+    return identities, 0
+
+
+def read_nothing(
+    _directory_fd: int, files: Sequence[ListedFile], _limit_bytes: int
+) -> list[bytes | None]:
+    """Do as `read_files` may: leave each to be read on its own."""
+    return [None] * len(files)
+
+
+create_files: Callable[[int, Sequence[NewFile]], tuple[list[int], int]]
+"""Create files in a directory.
+
+Returns:
+    Their inodes, and the error number that hindered the next one, or 0.
+"""
+
+rename_files: Callable[[Sequence[NewName]], tuple[list[tuple[int, int]], int]]
+"""Rename files that replace nothing.
+
+Returns:
+    (inode, ctime_ns) of each, and the error number that hindered the next one, or 0.
+"""
+
+read_files: Callable[[int, Sequence[ListedFile], int], list[bytes | None]]
+"""Read files in a directory, and ask the system to fetch those over the limit in bytes.
+
+Returns:
+    What is in those that were as listed before and after; None for all others.
+"""
+
+try:
+    from twinfold import _files
+except ImportError:
+    create_files = create_files_singly
+    read_files = read_nothing
+    rename_files = rename_files_singly
+else:
+    create_files = _files.create_files
+    read_files = _files.read_files
+    rename_files = _files.rename_files

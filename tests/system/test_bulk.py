@@ -1,0 +1,165 @@
+"""Many small files with one call: compiled and in plain Python, with the same results."""
+
+from __future__ import annotations
+
+import sys
+
+assert sys.platform != "win32"
+
+import errno
+import os
+import resource
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from twinfold.system import bulk
+
+Create = Callable[[int, Sequence[bulk.NewFile]], tuple[list[int], int]]
+Rename = Callable[[Sequence[bulk.NewName]], tuple[list[tuple[int, int]], int]]
+
+HOLE = bytes(256 * 1024)
+
+creators = pytest.mark.parametrize("create", [bulk.create_files, bulk.create_files_singly])
+renamers = pytest.mark.parametrize("rename", [bulk.rename_files, bulk.rename_files_singly])
+same_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[int]:
+    """The descriptor of an empty folder; nothing masks the bits of new files."""
+    before = os.umask(0)
+    fd = os.open(tmp_path, os.O_RDONLY)
+    yield fd
+    os.close(fd)
+    os.umask(before)
+
+
+def status(folder: int, name: bytes) -> os.stat_result:
+    return os.stat(name, dir_fd=folder, follow_symlinks=False)
+
+
+def content(folder: int, name: bytes) -> bytes:
+    fd = os.open(name, os.O_RDONLY, dir_fd=folder)
+    with os.fdopen(fd, "rb") as file:
+        return file.read()
+
+
+def listed(folder: int, name: bytes, **other: int) -> bulk.ListedFile:
+    found = status(folder, name)
+    facts: dict[str, int] = {
+        "mode": found.st_mode & 0o777,
+        "size": found.st_size,
+        "mtime_ns": found.st_mtime_ns,
+        "ctime_ns": found.st_ctime_ns,
+        "device": found.st_dev,
+        "inode": found.st_ino,
+        **other,
+    }
+    numbers: Any = tuple(facts.values())
+    return (name, *numbers)
+
+
+@creators
+@same_folder
+@given(
+    described=st.lists(st.binary(max_size=50) | st.just(len(HOLE)), max_size=4),
+    mode=st.sampled_from([0o000, 0o400, 0o444, 0o644, 0o777]),
+    mtime_ns=st.integers(-(10**9) * 86_400 * 365, 2**63 - 10**9),
+)
+def test_a_file_is_what_was_asked_for(
+    folder: int, create: Create, described: list[bytes | int], mode: int, mtime_ns: int
+) -> None:
+    parts = [bytes(part) if isinstance(part, int) else part for part in described]
+    views = tuple([memoryview(part) for part in parts])
+    assert create(folder, [(b"f", mode, mtime_ns, views)]) == ([status(folder, b"f").st_ino], 0)
+    found = status(folder, b"f")
+    os.chmod(b"f", 0o600, dir_fd=folder)
+    assert content(folder, b"f") == b"".join(parts)
+    assert (found.st_mode & 0o777, found.st_mtime_ns) == (mode, mtime_ns)
+    os.unlink(b"f", dir_fd=folder)
+
+
+@creators
+def test_zeros_take_no_room(folder: int, create: Create) -> None:
+    create(folder, [(b"f", 0o600, 0, (HOLE, b"x", HOLE))])
+    assert status(folder, b"f").st_size == 2 * len(HOLE) + 1
+    assert status(folder, b"f").st_blocks * 512 < len(HOLE)
+
+
+@creators
+def test_creating_stops_where_it_is_hindered(folder: int, create: Create) -> None:
+    os.symlink("nowhere", b"link", dir_fd=folder)
+    files: list[bulk.NewFile] = [(name, 0o600, 0, (b"x",)) for name in (b"a", b"link", b"b")]
+    inodes, reason = create(folder, files)
+    assert (inodes, reason) == ([status(folder, b"a").st_ino], errno.EEXIST)
+    assert sorted(os.listdir(folder)) == ["a", "link"]
+
+
+@creators
+def test_a_file_that_cannot_be_filled_is_taken_away(folder: int, create: Create) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, limits[1]))
+    try:
+        assert create(folder, [(b"f", 0o600, 0, (b"x" * 2_000,))]) == ([], errno.EFBIG)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert os.listdir(folder) == []
+
+
+@renamers
+def test_files_are_renamed_with_their_identities(folder: int, rename: Rename) -> None:
+    bulk.create_files(folder, [(name, 0o600, 0, (name,)) for name in (b"a", b"b")])
+    identities, reason = rename([(folder, b"a", folder, b"A"), (folder, b"b", folder, b"B")])
+    found = [status(folder, name) for name in (b"A", b"B")]
+    assert identities == [(each.st_ino, each.st_ctime_ns) for each in found]
+    assert reason == 0
+    assert content(folder, b"A") == b"a"
+
+
+@renamers
+def test_nothing_is_replaced(folder: int, rename: Rename) -> None:
+    bulk.create_files(folder, [(name, 0o600, 0, (name,)) for name in (b"a", b"b", b"c")])
+    identities, reason = rename([(folder, b"a", folder, b"x"), (folder, b"b", folder, b"c")])
+    assert (len(identities), reason) == (1, errno.EEXIST)
+    assert sorted(os.listdir(folder)) == ["b", "c", "x"]
+    assert content(folder, b"c") == b"c"
+
+
+def test_files_are_read_as_they_were_listed(folder: int) -> None:
+    bulk.create_files(folder, [(b"a", 0o644, 7, (b"one",)), (b"empty", 0o600, 0, ())])
+    if bulk.read_files is bulk.read_nothing:
+        pytest.skip("the compiled module is not there")
+    files = [listed(folder, b"a"), listed(folder, b"empty")]
+    assert bulk.read_files(folder, files, 3) == [b"one", b""]
+    assert bulk.read_files(folder, files, 2) == [None, b""]
+
+
+@pytest.mark.parametrize("fact", ["mode", "size", "mtime_ns", "ctime_ns", "device", "inode"])
+def test_a_file_that_is_not_as_listed_is_not_read(folder: int, fact: str) -> None:
+    bulk.create_files(folder, [(b"a", 0o644, 7, (b"one",))])
+    assert bulk.read_files(folder, [listed(folder, b"a", **{fact: 2})], 100) == [None]
+
+
+def test_only_regular_files_are_read(folder: int) -> None:
+    os.mkfifo("fifo", dir_fd=folder)
+    os.mkdir("directory", dir_fd=folder)
+    bulk.create_files(folder, [(b"f", 0o644, 7, (b"one",))])
+    os.symlink("f", "link", dir_fd=folder)
+    wanted = [listed(folder, name) for name in (b"fifo", b"directory", b"link")]
+    missing = (b"missing", *listed(folder, b"f")[1:])
+    assert bulk.read_files(folder, [*wanted, missing], 100) == [None] * 4
+
+
+@pytest.mark.parametrize("wrong", [[b"a"], [(b"a\0b", 0o600, 0, ())], [(b"a", 0o600, 0, ("x",))]])
+def test_what_is_no_file_is_refused(folder: int, wrong: list[Any]) -> None:
+    with pytest.raises((TypeError, ValueError)):
+        bulk.create_files(folder, wrong)
+    assert os.listdir(folder) == []
