@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from twinfold.config import ClientSettings, ServerAddress, ServerSettings
     from twinfold.server.events import Listening
 
+_NO_CLIENT = "no client of {} is running; start one with `twinfold client SOURCE`"
 FAILED, WRONG_USAGE, NOT_EQUAL, INTERRUPTED = 1, 2, 3, 130
 
 app = typer.Typer(
@@ -290,9 +291,7 @@ def status(source: options.OneSource = None, json: options.Json = False) -> int:
     path = os.path.realpath(os.fsencode(source)) if source is not None else None
     found = ask_status(default_state_dir(), path)
     if source is not None and not found:
-        raise TwinfoldError(
-            f"no client of {source} is running; start one with `twinfold client SOURCE`"
-        )
+        raise TwinfoldError(_NO_CLIENT.format(source))
     if json:
         from twinfold.json_lines import status_fields, statuses_fields, write_object
 
@@ -334,6 +333,33 @@ def wait(
         from twinfold.json_lines import status_fields, write_object
 
         write_object(status_fields(found))
+    else:
+        _show_wait(found)
+    return 0 if found.in_sync and not found.problems else NOT_EQUAL
+
+
+@app.command(cls=options.Command)
+def release(source: options.Source, json: options.Json = False) -> int:
+    """Let what the client of SOURCE holds back pass, once: deletions, a replaced folder."""
+    from twinfold.config import default_state_dir
+    from twinfold.output import write_line
+    from twinfold.screen.table import released_text
+    from twinfold.wiring import release as ask_release
+    from twinfold.wiring import status as ask_status
+
+    path = os.path.realpath(os.fsencode(source))
+    before = ask_status(default_state_dir(), path)
+    if not before:
+        raise TwinfoldError(_NO_CLIENT.format(source))
+    if not before[0].held:
+        raise TwinfoldError(f"nothing is held back for {source}: there is nothing to release")
+    if not json:
+        write_line(released_text(before[0]))
+    found = ask_release(default_state_dir(), path, before[0].held_deletions)
+    if json:
+        from twinfold.json_lines import status_fields, write_object
+
+        write_object({**status_fields(found), "released": before[0].held_deletions})
     else:
         _show_wait(found)
     return 0 if found.in_sync and not found.problems else NOT_EQUAL

@@ -22,6 +22,10 @@ class SourceVanishedError(SourceError):
     """The source folder is gone, or another folder stands in its place."""
 
 
+class SourceReplacedError(SourceVanishedError):
+    """Another folder stands in the source's place; a person may accept it."""
+
+
 class DestinationError(TwinfoldError):
     """The destination folder cannot be used as it is."""
 

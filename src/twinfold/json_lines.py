@@ -74,6 +74,8 @@ def status_fields(status: client.Status) -> Fields:
         "problem_list": [_problem_fields(problem) for problem in status.problems],
         "in_sync": status.in_sync,
         "in_sync_at": status.in_sync_at,
+        "deletions": status.held_deletions,
+        "held": _clean(status.held) or None,
     }
 
 

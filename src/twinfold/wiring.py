@@ -92,6 +92,17 @@ def wait(state_dir: Path, source: bytes, timeout_s: float | None) -> Status:
     return asyncio.run(ask_wait(state_dir, source, timeout_s))
 
 
+def release(state_dir: Path, source: bytes, deletions: int) -> Status:
+    """Let pass, once, what the client of ``source`` holds; return when that is durable.
+
+    Raises:
+        TwinfoldError: no client is running for it.
+    """
+    from twinfold.client.control import ask_release
+
+    return asyncio.run(ask_release(state_dir, source, deletions))
+
+
 def _run(main: Callable[[asyncio.Event], Awaitable[int]]) -> int:
     """Run until done, or until SIGTERM (0) or Ctrl-C (130) asks to stop."""
     interrupted: list[int] = []

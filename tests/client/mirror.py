@@ -12,14 +12,16 @@ from blake3 import blake3
 from twinfold.client.batch import Batch, BatchBuilder, Pending
 from twinfold.client.dirty import DirtyScan, Names
 from twinfold.client.files import FilePlanner
+from twinfold.client.guard import Allowance
 from twinfold.client.ignore import IgnoreRules
 from twinfold.client.moves import MoveFinder
 from twinfold.client.problems import Problems
 from twinfold.client.read import Reader
-from twinfold.client.scan import Scan, Tools
+from twinfold.client.scan import Scan
 from twinfold.client.source import Source
 from twinfold.client.state import State
 from twinfold.client.state_file import open_state
+from twinfold.client.tools import Tools
 from twinfold.client.uploads import Uploader
 from twinfold.core import manifest
 from twinfold.core.paths import is_within, split
@@ -145,7 +147,12 @@ class ScannedSource:
         self._late = late
         self._waiting: list[Batch] = []
 
-    def scan(self, names: Names | None = None) -> Scan:
+    @property
+    def root_path(self) -> bytes:
+        """The source's path as the client has it."""
+        return os.fsencode(self.root)
+
+    def scan(self, names: Names | None = None, allowance: Allowance | None = None) -> Scan:
         """Scan everything, or some names, and let the mirror apply it."""
         builder = BatchBuilder(self.state, self._pending, self._send)
         reader = Reader(threading.Event())
@@ -166,6 +173,7 @@ class ScannedSource:
                 watch=lambda _path, _fd: None,
                 is_same_source=self._source.is_same,
                 stop=threading.Event(),
+                allowance=allowance or Allowance(),
             )
             if names is None:
                 scan = Scan(tools)

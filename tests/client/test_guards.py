@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -15,14 +16,16 @@ from tests.client.running import RunningClient, client_settings, running_server
 from twinfold.client.dirty import Names
 from twinfold.client.events import Held
 from twinfold.client.files import FilePlanner
+from twinfold.client.guard import Allowance, Taken
 from twinfold.client.read import ScanStoppedError
 from twinfold.client.run import dry_run
 from twinfold.client.scan import Scan
-from twinfold.client.source import UNMOUNTED
+from twinfold.client.source import UNMOUNTED, Source
 from twinfold.client.tree import DescriptorDirectory
 from twinfold.config import ServerAddress
 from twinfold.core import planning
-from twinfold.core.planning import Facts
+from twinfold.core.planning import DeletionLimit, Facts
+from twinfold.errors import SourceReplacedError
 from twinfold.model import Delete
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs descriptors, or a server")
@@ -77,6 +80,79 @@ def test_what_is_deleted_next_to_a_move_counts(
     assert source.scan().held_deletions == 20 + 1 + 1
 
 
+@pytest.mark.parametrize("kind", ["file", "symlink", "FIFO"])
+@pytest.mark.parametrize("named", [False, True], ids=["full scan", "by its name"])
+def test_a_directory_that_something_else_replaces_counts(
+    source: ScannedSource, monkeypatch: pytest.MonkeyPatch, kind: str, named: bool
+) -> None:
+    """What was in it would be deleted: held until it is released, while all else goes on."""
+    monkeypatch.setattr(planning, "GUARDED_DELETIONS", 10)
+    fill(source.root / "top" / "d", 20)
+    source.scan()
+    before = {path: entry for path, entry in source.mirror.entries.items() if b"/d" in path}
+    shutil.rmtree(source.root / "top" / "d")
+    replace(source.root / "top" / "d", kind)
+    (source.root / "top" / "new").write_text("new")
+    names = Names({b"top": {b"d", b"new"}}, set()) if named else None
+    assert source.scan(names).held_deletions == 20 + (kind == "FIFO")
+    after = {path: entry for path, entry in source.mirror.entries.items() if b"/d" in path}
+    assert after == before
+    assert b"top/new" in source.mirror.entries
+    assert source.scan(allowance=Allowance(DeletionLimit(count=21))).held_deletions == 0
+    assert source.mirror.entries == snapshot(source.root)
+
+
+def replace(path: Path, kind: str) -> None:
+    if kind == "file":
+        path.write_text("in its place")
+    elif kind == "symlink":
+        path.symlink_to("elsewhere")
+    elif sys.platform != "win32":
+        os.mkfifo(path)
+
+
+def test_what_moved_out_of_a_replaced_directory_is_no_deletion(
+    source: ScannedSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever it went, and also if the directory itself has another name now."""
+    monkeypatch.setattr(planning, "GUARDED_DELETIONS", 10)
+    fill(source.root / "a", 20)
+    fill(source.root / "b", 20)
+    source.scan()
+    source.forget_changes()
+    (source.root / "z" / "deep").mkdir(parents=True)
+    (source.root / "a").rename(source.root / "z" / "deep" / "a")
+    (source.root / "a").write_text("a")
+    for path in list((source.root / "b").iterdir()):
+        path.rename(source.root / "z" / path.name)
+    (source.root / "b").rmdir()
+    (source.root / "b").write_text("b")
+    assert source.scan().held_deletions == 0
+    assert source.mirror.entries == snapshot(source.root)
+    assert source.mirror.received_bytes == 2
+
+
+def test_a_replaced_directory_whose_place_is_taken_again_is_looked_at_later(
+    source: ScannedSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the listing and the end of the scan the file may have gone, too."""
+    fill(source.root / "d", 3)
+    source.scan()
+    shutil.rmtree(source.root / "d")
+    (source.root / "d").write_text("d")
+    real = Scan._take_place
+
+    def vanish(scan: Scan, taken: Taken) -> None:
+        (source.root / "d").unlink()
+        real(scan, taken)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Scan, "_take_place", vanish)
+        assert source.scan().retry == {b"": {b"d"}}
+    source.scan()
+    assert source.mirror.entries == snapshot(source.root)
+
+
 @pytest.mark.parametrize("left", [0, 1])
 def test_a_directory_on_another_device_loses_nothing(
     source: ScannedSource, monkeypatch: pytest.MonkeyPatch, left: int
@@ -113,6 +189,49 @@ def test_a_name_below_a_mount_point_is_no_reason_to_forget_the_device(
     source.scan()
     assert reasons(source) == {b"d": UNMOUNTED}
     assert b"d/d0" in source.mirror.entries
+
+
+def test_a_person_may_say_that_a_mount_is_meant(
+    source: ScannedSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then what is seen there is what counts, at once and from then on."""
+    fill(source.root / "d", 3)
+    source.scan()
+    shutil.rmtree(source.root / "d")
+    fill(source.root / "d", 0)
+    renumber(monkeypatch, (source.root / "d").stat().st_ino)
+    source.scan()
+    assert reasons(source) == {b"d": UNMOUNTED}
+    source.scan(allowance=Allowance(trusts_mounts=True))
+    assert reasons(source) == {}
+    assert source.mirror.entries == snapshot(source.root)
+    (source.root / "d" / "later").touch()
+    source.scan()
+    assert source.mirror.entries == snapshot(source.root)
+
+
+def test_another_file_system_with_the_same_inode_at_its_top_is_another_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The roots of two disks often share their number: what they hold tells them apart."""
+    scanned = ScannedSource(tmp_path)
+    fill(scanned.root / "d", 3)
+    scanned.scan()
+    monkeypatch.setattr("twinfold.client.source.file_system_id", lambda _path: 4711)
+    with Source(scanned.root_path, scanned.state).open():
+        pass
+    (scanned.root / "d").rename(scanned.root / "e")
+    monkeypatch.setattr("twinfold.client.source.file_system_id", lambda _path: 4712)
+    later = Source(scanned.root_path, scanned.state)
+    with pytest.raises(SourceReplacedError, match="unmounted"):
+        later.open()
+    later.accept_other()
+    for _ in range(2):
+        with later.open():
+            pass
+    with Source(scanned.root_path, scanned.state).open():
+        pass
+    scanned.state.close()
 
 
 def test_a_device_that_is_only_numbered_anew_is_the_same(

@@ -20,6 +20,7 @@ from twinfold.client.events import (
     Waiting,
 )
 from twinfold.client.problems import Problems
+from twinfold.client.source import UNMOUNTED
 from twinfold.client.state import State
 from twinfold.core.paths import display
 from twinfold.model import (
@@ -59,6 +60,7 @@ class Board:
         self.problems = Problems(listener)
         self.held_deletions = 0
         self.is_in_sync = False
+        self._held_reason = self._held_source = ""
         self._source = source
         self._server = server
         self._state = state
@@ -75,6 +77,11 @@ class Board:
     def never_in_sync(self) -> bool:
         """Whether the two sides were not equal yet since the start."""
         return self._in_sync_at is None
+
+    @property
+    def is_equal(self) -> bool:
+        """Whether there is neither a problem nor anything that is held."""
+        return not len(self.problems) and not self.held_deletions
 
     def tell(self, event: Event) -> None:
         """Pass an event on, and remember what it says about the client's activity."""
@@ -116,15 +123,31 @@ class Board:
     def hold(self, deletions: int) -> None:
         """Tell of deletions that the guard holds back, once for each count."""
         if deletions and deletions != self.held_deletions:
-            reason = (
-                f"{deletions} of {self._state.entries} entries vanished at once; nothing is"
-                " deleted at the destination until they are back, or the client is started"
-                f" again with --max-delete {deletions}"
+            self._held_reason = (
+                f"{deletions:,} of {self._state.entries:,} entries vanished at once; the"
+                " destination keeps them. If they are meant to go: twinfold release SOURCE, or"
+                f" start the client again with --max-delete {deletions}"
             )
-            self.tell(Held(reason, deletions))
+            self.tell(Held(self._held_reason, deletions))
         self.held_deletions = deletions
         if deletions:
-            self._activity = "held"
+            self._activity, self._detail = "held", self._held_reason
+
+    def hold_source(self, reason: str) -> None:
+        """Another folder stands in the source's place; with an empty reason none does."""
+        self._held_source = reason
+
+    def held(self) -> str:
+        """Return what a person may release, and why it is held; empty if nothing is."""
+        if self._held_source:
+            return self._held_source
+        if self.held_deletions:
+            return self._held_reason
+        unmounted = [p.path for p in self.problems.listed() if p.reason == UNMOUNTED]
+        if not unmounted:
+            return ""
+        more = f" (and {len(unmounted) - 1} more)" if unmounted[1:] else ""
+        return f"{display(unmounted[0])}{more} {UNMOUNTED}"
 
     def reach_sync(self) -> None:
         """Say that source and destination are equal, but for the problems."""
@@ -165,6 +188,8 @@ class Board:
             self.problems.listed(),
             self._in_sync_at,
             self.is_in_sync,
+            self.held_deletions,
+            self.held(),
         )
 
     def _tell_progress(self) -> None:

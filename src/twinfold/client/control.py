@@ -1,4 +1,4 @@
-"""Asking a running client: what it does, or to say when everything is durable.
+"""Asking a running client: what it does, to say when everything is durable, to let go on.
 
 One line of JSON each way, over a Unix socket in the client's own folder. Where there is none
 (Windows, or a path too long for a socket's address) a port on loopback takes its place, whose
@@ -32,8 +32,9 @@ _GRACE_S = 5.0
 class Question(msgspec.Struct, frozen=True):
     """What is asked; ``secret`` only where a port is used."""
 
-    op: Literal["status", "wait"]
+    op: Literal["status", "wait", "release"]
     timeout_s: float | None = None
+    deletions: int = 0
     secret: str = ""
 
 
@@ -53,6 +54,7 @@ class Control:
         place: where the client is found.
         status: what it does now.
         wait_for_all: returns when all that was changed before is durable, False if it is held.
+        release: the same, but lets so many held deletions, and what looks unmounted, pass before.
     """
 
     def __init__(
@@ -60,10 +62,12 @@ class Control:
         place: ClientPlace,
         status: Callable[[], Status],
         wait_for_all: Callable[[], Awaitable[bool]],
+        release: Callable[[int], Awaitable[bool]],
     ) -> None:
         self._place = place
         self._status = status
         self._wait_for_all = wait_for_all
+        self._release = release
         self._secret = ""
         self._server: asyncio.Server | None = None
 
@@ -98,16 +102,21 @@ class Control:
             question = msgspec.json.decode(await reader.readline(), type=Question)
             if not hmac.compare_digest(question.secret.encode(), self._secret.encode()):
                 return
-            status = None
-            if question.op == "wait":
-                arrived = await self._wait(question.timeout_s)
-                status = msgspec.structs.replace(self._status(), in_sync=arrived)
-            writer.write(_encode(status or self._status()) + b"\n")
+            writer.write(_encode(await self._answer(question)) + b"\n")
             await writer.drain()
         except (OSError, ValueError):
             return
         finally:
             writer.close()
+
+    async def _answer(self, question: Question) -> Status:
+        if question.op == "status":
+            return self._status()
+        if question.op == "wait":
+            arrived = await self._wait(question.timeout_s)
+        else:
+            arrived = await self._release(question.deletions)
+        return msgspec.structs.replace(self._status(), in_sync=arrived)
 
     async def _wait(self, timeout_s: float | None) -> bool:
         try:
@@ -136,6 +145,17 @@ async def ask_wait(state_dir: Path, source: bytes, timeout_s: float | None) -> S
     """
     patience_s = None if timeout_s is None else timeout_s + _GRACE_S
     return await _ask(place_of(state_dir, source), Question("wait", timeout_s), patience_s)
+
+
+async def ask_release(state_dir: Path, source: bytes, deletions: int) -> Status:
+    """Let pass, once, what the client of a source holds: at most so many deletions.
+
+    Returns its status when that is durable; ``in_sync`` is False in it if it holds again.
+
+    Raises:
+        NotRunningError: no client is running for the source.
+    """
+    return await _ask(place_of(state_dir, source), Question("release", None, deletions), None)
 
 
 async def list_clients(state_dir: Path) -> list[Status]:

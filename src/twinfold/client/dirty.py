@@ -7,7 +7,8 @@ from collections.abc import Iterable
 import msgspec
 
 from twinfold.client.levels import Child
-from twinfold.client.scan import CHANGED_MEANWHILE, Scan, Tools
+from twinfold.client.scan import CHANGED_MEANWHILE, Scan
+from twinfold.client.tools import Tools
 from twinfold.client.tree import Directory, open_path
 from twinfold.core.paths import join, split
 from twinfold.core.planning import Facts, Known, differs_in_attributes

@@ -104,7 +104,8 @@ class Status(msgspec.Struct, frozen=True):
     """What a running client answers to ``twinfold status`` and ``twinfold wait``.
 
     ``activity`` is one of ``connecting``, ``waiting``, ``comparing``, ``scanning``,
-    ``syncing``, ``held``, ``live``; ``since`` and ``in_sync_at`` are seconds since 1970.
+    ``syncing``, ``held``, ``live``; ``in_sync_at`` is in seconds since 1970. ``held`` says what
+    a person may release, and why it is held; empty if nothing is.
     """
 
     source: str
@@ -119,3 +120,5 @@ class Status(msgspec.Struct, frozen=True):
     problems: list[Problem]
     in_sync_at: float | None
     in_sync: bool
+    held_deletions: int = 0
+    held: str = ""

@@ -19,17 +19,19 @@ from twinfold.client.connection import Connection, RateLimit
 from twinfold.client.control import Control
 from twinfold.client.events import Held, Listener
 from twinfold.client.files import FilePlanner
+from twinfold.client.guard import Allowance
 from twinfold.client.ignore import IgnoreRules
 from twinfold.client.link import Link
 from twinfold.client.moves import MoveFinder
 from twinfold.client.place import ClientPlace, place_of
 from twinfold.client.problems import Problems
 from twinfold.client.read import Reader
-from twinfold.client.scan import Scan, Tools
+from twinfold.client.scan import Scan
 from twinfold.client.source import Source
 from twinfold.client.state import State
 from twinfold.client.state_file import copy_state, open_state
 from twinfold.client.sync import EXIT_EQUAL, EXIT_NOT_EQUAL, Synchroniser
+from twinfold.client.tools import Tools
 from twinfold.client.uploads import Uploader
 from twinfold.config import ClientSettings
 from twinfold.core.paths import display
@@ -60,7 +62,8 @@ async def run_client(settings: ClientSettings, listener: Listener, stop: asyncio
             patient=not settings.once,
         )
         synchroniser = Synchroniser(settings, state, link, board)
-        async with connection, Control(place, board.status, synchroniser.wait_for_all):
+        control = Control(place, board.status, synchroniser.waiters.wait, synchroniser.release)
+        async with connection, control:
             return await _run_until(synchroniser, stop, settings.once)
 
 
@@ -183,14 +186,14 @@ def _scan_dry(
                 lambda _path, _fd: None,
                 source.is_same,
                 stop,
-                settings.max_delete,
+                Allowance(settings.max_delete),
             )
         )
         scan.scan_all()
     held = scan.held_deletions
     if held:
         reason = (
-            f"{held} of {entries} entries vanished at once; nothing would be deleted"
+            f"{held:,} of {entries:,} entries vanished at once; nothing would be deleted"
             f" without --max-delete {held}"
         )
         listener(Held(reason, held))

@@ -7,32 +7,25 @@ still the folder that it was.
 
 from __future__ import annotations
 
-import threading
-from array import array
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
-import msgspec
-
-from twinfold.client.batch import BatchBuilder, Pending
 from twinfold.client.effects import Effect, Insert, Node, Relocate, Remove, Update
-from twinfold.client.files import FilePlanner
-from twinfold.client.ignore import IGNORE_FILE, IgnoreRules
+from twinfold.client.guard import Absences, Taken
+from twinfold.client.ignore import IGNORE_FILE
 from twinfold.client.levels import Child, Level
-from twinfold.client.moves import MoveFinder
-from twinfold.client.problems import Problems
 from twinfold.client.read import SWAPPED, ScanStoppedError, UnsettledError, windows
 from twinfold.client.source import UNMOUNTED, Mounts
-from twinfold.client.state import ROOT_NODE, State
-from twinfold.client.tree import Directory, list_settled
+from twinfold.client.state import ROOT_NODE
+from twinfold.client.tools import Tools
+from twinfold.client.tree import Directory, list_settled, open_path
 from twinfold.core.paths import MAX_DEPTH, MAX_PATH_BYTES, join, split
 from twinfold.core.planning import (
     DIRECTORY,
+    FILE,
     SYMLINK,
-    DeletionLimit,
     Facts,
     Known,
     compare_directory,
-    deletions_held,
     differs_in_attributes,
 )
 from twinfold.errors import SourceError, SourceVanishedError
@@ -52,23 +45,6 @@ _OPEN_LEVELS = 128
 CHANGED_MEANWHILE = (FileNotFoundError, NotADirectoryError)
 
 
-class Tools(msgspec.Struct, frozen=True):
-    """What a scan works with."""
-
-    root: Directory
-    state: State
-    pending: Pending
-    builder: BatchBuilder
-    files: FilePlanner
-    moves: MoveFinder
-    problems: Problems
-    ignore: IgnoreRules
-    watch: Callable[[bytes, int | None], None]
-    is_same_source: Callable[[], bool]
-    stop: threading.Event
-    deletion_limit: DeletionLimit = DeletionLimit()
-
-
 class Scan:
     """One pass over the source, whole or in part; used once.
 
@@ -81,9 +57,8 @@ class Scan:
         self.tools = tools
         self.retry: dict[bytes, set[bytes]] = {}
         self.held_deletions = 0
-        self._vanished = array("q")
+        self._absences = Absences(tools.state, tools.moves)
         self._mounts = Mounts(tools.root, tools.state)
-        self._entries_before = tools.state.entries
 
     def scan_all(self) -> None:
         """Compare the whole source and hand on every batch."""
@@ -98,7 +73,7 @@ class Scan:
         """Send the deletions that are due, and the last batch."""
         if self.tools.ignore.problem:
             self.note_problem(IGNORE_FILE, self.tools.ignore.problem)
-        self._delete_vanished()
+        self._act_on_absences()
         self.tools.builder.flush()
 
     def walk(self, directory: Directory, path: bytes, child: Child) -> None:
@@ -202,7 +177,11 @@ class Scan:
             self.note_unentered(path, error)
             return None
         known = self.tools.state.children(child.node) if child.known else {}
-        if child.known and self._mounts.seem_changed(child.known, facts, listing, known):
+        if (
+            child.known
+            and not self.tools.allowance.trusts_mounts
+            and self._mounts.seem_changed(child.known, facts, listing, known)
+        ):
             self.note_problem(path, UNMOUNTED)
             problems.note_unseen(path)
             return None
@@ -294,6 +273,9 @@ class Scan:
                 self._plan_fresh(directory, path, node, name, facts, children)
         for name, facts, before in differences.replaced:
             self.tools.problems.clear_below(join(path, name))
+            if before.kind == DIRECTORY and self.tools.state.count_below(before.node) > 1:
+                self._absences.taken.append(Taken(node, name, before.node))
+                continue
             gone = () if before.node in moved else (Remove(before.node),)
             self._plan_fresh(directory, path, node, name, facts, children, gone)
         for name, facts, before in differences.changed:
@@ -307,7 +289,7 @@ class Scan:
             else:
                 children.append(Child(name, node, before.node, facts, before))
         if deletions:
-            self._vanished.extend(before.node for before in differences.vanished)
+            self._absences.add_gone(before.node for before in differences.vanished)
         return children
 
     def _plan_fresh(
@@ -365,23 +347,39 @@ class Scan:
         self._add(Move(origin.path, path), Relocate(node, parent, name), header_bytes=2 * len(path))
         return Child(name, parent, node, facts, origin.known, moved=True)
 
-    def _delete_vanished(self) -> None:
-        tools = self.tools
-        gone = [node for node in self._vanished if node not in tools.moves.moved]
-        if not gone:
+    def _act_on_absences(self) -> None:
+        """Delete what vanished, and put what stands where a directory was; or hold all that."""
+        tools, absences = self.tools, self._absences
+        gone = absences.gone()
+        if not gone and not absences.taken:
             return
         if not tools.is_same_source():
             raise SourceVanishedError("the source went away during the scan; nothing is deleted")
-        with tools.state.lock:
-            deletions = sum(tools.state.count_below(node) for node in gone)
-            deletions -= tools.moves.count_leaving(set(gone))
-        if deletions_held(deletions, self._entries_before, tools.deletion_limit):
-            self.held_deletions = deletions
+        self.held_deletions = absences.count_held(tools.allowance.limit)
+        for taken in absences.taken:
+            if not self.held_deletions or absences.is_moved(taken.node):
+                self._take_place(taken)
+        if self.held_deletions:
             return
         for node in gone:
             path = tools.pending.path_of(node)
             if path:
                 self._add(Delete(path), Remove(node), header_bytes=len(path))
+
+    def _take_place(self, taken: Taken) -> None:
+        parent = self.tools.pending.path_of(taken.parent)
+        if parent is None:
+            return
+        gone = () if self._absences.is_moved(taken.node) else (Remove(taken.node),)
+        try:
+            with open_path(self.tools.root, parent) as directory:
+                seen = directory.look(taken.name)
+                if seen is None or seen[0].kind not in (FILE, SYMLINK):
+                    self.note_retry(parent, taken.name)
+                else:
+                    self._plan_fresh(directory, parent, taken.parent, taken.name, seen[0], [], gone)
+        except OSError as error:
+            self.note_error(parent, taken.name, error)
 
     def _add(self, change: Change | None, *effects: Effect, header_bytes: int) -> None:
         self.tools.builder.make_room(0)

@@ -7,42 +7,53 @@ import threading
 from collections.abc import Mapping
 
 from twinfold.client.state import ROOT_NODE, State
-from twinfold.client.tree import Directory, facts_of, open_root
+from twinfold.client.tree import Directory, facts_of, open_root, signed
 from twinfold.core.paths import display
 from twinfold.core.planning import Facts, Known
-from twinfold.errors import SourceVanishedError
+from twinfold.errors import SourceReplacedError, SourceVanishedError
+from twinfold.system.file_systems import file_system_id
 
-UNMOUNTED = "is on another file system than before, and names in it are gone: unmounted?"
+UNMOUNTED = (
+    "is on another file system than before, and names in it are gone: unmounted? Nothing is"
+    " deleted; if it is meant: twinfold release SOURCE"
+)
 
 
 class Source:
     """One source folder and its remembered identity.
 
     The inode has to stay the same for ever; the device number only while the process runs,
-    because some file systems get another one at every mount.
+    because some file systems get another one at every mount. Where the file system's own id is
+    another one, some name at the top has to lead to the same entry as before.
+
+    Attributes:
+        is_replaced: another folder stood here when it was opened last.
     """
 
     def __init__(self, path: bytes, state: State) -> None:
         self.path = path
+        self.is_replaced = False
         self._state = state
         self._identity: tuple[int, ...] | None = None
+        self._accepts_other = False
 
     def open(self) -> Directory:
         """Open the source.
 
         Raises:
-            SourceVanishedError: it is not there, or another folder is.
+            SourceVanishedError: it is not there, or another folder is (`SourceReplacedError`).
         """
         try:
             root = open_root(self.path)
             identity = root.facts()[5:]
+            own_id = signed(file_system_id(self.path))
         except OSError as error:
             raise SourceVanishedError(
                 f"the source {display(self.path)} cannot be opened"
                 f" ({(error.strerror or str(error)).lower()}); nothing is deleted"
             ) from error
         try:
-            self._check(identity)
+            self._check(root, identity, own_id)
         except BaseException:
             root.close()
             raise
@@ -55,18 +66,34 @@ class Source:
         except OSError:
             return False
 
-    def _check(self, identity: tuple[int, ...]) -> None:
-        dev, inode = identity
-        known = self._state.number("root_inode")
-        if (self._identity is not None and identity != self._identity) or known not in (0, inode):
-            raise SourceVanishedError(
+    def accept_other(self) -> None:
+        """Take the folder that stands here now for the source, whichever it is."""
+        self._accepts_other = True
+
+    def _check(self, root: Directory, identity: tuple[int, ...], own_id: int) -> None:
+        self.is_replaced = self._is_other(root, identity, own_id)
+        if self.is_replaced and not self._accepts_other:
+            raise SourceReplacedError(
                 f"another folder than before stands at the source {display(self.path)}; nothing"
-                " is deleted. Is it unmounted? If the change is meant, remove the client's state"
-                f" ({self._state.folder}) and start again"
+                " is deleted. Is it unmounted? If the change is meant: twinfold release SOURCE,"
+                " while a client is live there"
             )
-        if self._identity is None:
+        if self._identity is None or self.is_replaced:
             self._identity = identity
-            self._state.keep(root_dev=dev, root_inode=inode)
+            self._state.keep(root_dev=identity[0], root_inode=identity[1], root_fs=own_id)
+        self.is_replaced = self._accepts_other = False
+
+    def _is_other(self, root: Directory, identity: tuple[int, ...], own_id: int) -> bool:
+        if self._identity is not None:
+            return identity != self._identity
+        if self._state.number("root_inode") not in (0, identity[1]):
+            return True
+        if self._state.number("root_fs") in (0, own_id):
+            return False
+        known, listing = self._state.children(ROOT_NODE), root.entries()
+        return bool(known) and not any(
+            name in listing and _is_same(listing[name], known[name]) for name in known
+        )
 
 
 class Mounts:

@@ -17,22 +17,26 @@ from twinfold.client.dirty import DirtyScan, Names
 from twinfold.client.events import Comparing, Counted, Scanning, Waiting
 from twinfold.client.files import FilePlanner
 from twinfold.client.frames import FrameWriter
+from twinfold.client.guard import Guard
 from twinfold.client.ignore import IGNORE_FILE, IgnoreRules
 from twinfold.client.link import Link
 from twinfold.client.moves import MoveFinder
 from twinfold.client.read import Reader, UnsettledError, read_again
-from twinfold.client.scan import Scan, Tools
+from twinfold.client.scan import Scan
 from twinfold.client.source import Source, count_files
 from twinfold.client.state import State
+from twinfold.client.tools import Tools
 from twinfold.client.transfer import Transfer
 from twinfold.client.tree import Directory
 from twinfold.client.uploads import Uploader
+from twinfold.client.waiters import Waiters
 from twinfold.client.watch import Watcher, open_watcher
 from twinfold.config import ClientSettings, is_loopback
 from twinfold.core.compression import CompressionChooser
 from twinfold.errors import (
     ConnectionLostError,
     ProtocolError,
+    SourceReplacedError,
     SourceVanishedError,
     StateError,
 )
@@ -60,6 +64,9 @@ class Synchroniser:
         state: what was acknowledged.
         link: the session with the server.
         board: is told of everything.
+
+    Attributes:
+        waiters: those who wait until all that was changed before is durable.
     """
 
     def __init__(self, settings: ClientSettings, state: State, link: Link, board: Board) -> None:
@@ -71,6 +78,7 @@ class Synchroniser:
         self._ignore = IgnoreRules(settings.ignore)
         self._pending = Pending(state)
         self._agenda = Agenda()
+        self._guard = Guard(settings.max_delete)
         self._watcher: Watcher | None = None
         self._watch_failure: str | None = None
         self._worker = ThreadPoolExecutor(1, "scan")
@@ -81,10 +89,8 @@ class Synchroniser:
         self._serial = 0
         self._use_bases = True
         self._losses = 0
-        self._asked = asyncio.Event()
-        self._waiters: list[asyncio.Future[bool]] = []
+        self.waiters = Waiters()
         self._untold_batches = 0
-        self._unanswered: list[asyncio.Future[bool]] = []
         self._rescan_at_s = 0.0
 
     async def run(self) -> int:
@@ -98,28 +104,33 @@ class Synchroniser:
             while True:
                 await self._work_safely()
                 if self._settings.once and not self._agenda.full and not self._agenda.is_settling:
-                    return self._exit_code()
+                    return EXIT_EQUAL if self._board.is_equal else EXIT_NOT_EQUAL
                 await self._next_work()
         finally:
             self._stop.set()
             self._close_watcher()
             await asyncio.to_thread(self._worker.shutdown)
 
-    async def wait_for_all(self) -> bool:
-        """Return when all that was changed before the call is durable at the server.
+    async def release(self, deletions: int) -> bool:
+        """Let pass, once, what is held: so many deletions, and what looks unmounted.
 
-        False if it will not be by itself: deletions are held.
+        Returns when that is durable at the server; False if something is held again.
         """
-        done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._waiters.append(done)
-        self._asked.set()
-        return await done
+        self._guard.release(deletions)
+        if self._source.is_replaced:
+            self._source.accept_other()
+        return await self.waiters.wait()
 
     async def _begin(self) -> None:
-        with self._source.open():
-            pass
-        if not self._settings.once:
-            self._open_watcher()
+        try:
+            with self._source.open():
+                pass
+            if not self._settings.once:
+                self._open_watcher()
+        except SourceReplacedError as error:
+            if self._settings.once:
+                raise
+            await self._await_source(error)
         await self._find_place()
         if self._settings.count_first and not self._state.entries:
             self._counting = asyncio.create_task(self._count())
@@ -151,8 +162,7 @@ class Synchroniser:
 
     async def _cycle(self) -> None:
         """Scan what is due, send what differs, and see whether that was all."""
-        waiters, self._waiters = self._waiters, []
-        if waiters or self._board.held_deletions:
+        if self.waiters.begin_cycle() or self._board.held_deletions:
             self._agenda.full = True
         self._collect()
         work = self._agenda.take()
@@ -162,17 +172,20 @@ class Synchroniser:
         try:
             scan, batches = await self._scan_and_send(work)
         except BaseException:
-            self._waiters += waiters
+            self.waiters.fail_cycle()
             raise
         for path in self._agenda.settle(scan.retry):
             self._board.problems.note(path, "is busy: it changes while it is read")
         if work is None:
             self._use_bases = True
+        self._guard.spend(scan.tools.allowance)
         self._plan_rescan(was_full=work is None)
         if work is None or scan.held_deletions:
             self._board.hold(scan.held_deletions)
         self._say_if_in_sync(batches)
-        self._answer(waiters)
+        self.waiters.end_cycle(
+            is_settling=self._agenda.is_settling, is_equal=not self._board.held_deletions
+        )
 
     def _plan_rescan(self, *, was_full: bool) -> None:
         """Scan everything now and then; soon, and say so, where events may be missing."""
@@ -198,15 +211,6 @@ class Synchroniser:
             board.reach_sync()
         else:
             board.remain_in_sync()
-
-    def _answer(self, waiters: list[asyncio.Future[bool]]) -> None:
-        self._unanswered += waiters
-        if self._agenda.is_settling:
-            return
-        for waiter in self._unanswered:
-            if not waiter.done():
-                waiter.set_result(not self._board.held_deletions)
-        self._unanswered = []
 
     async def _scan_and_send(self, work: Names | None) -> tuple[Scan, int]:
         """Scan in the worker's thread, send meanwhile; return when all is acknowledged."""
@@ -275,7 +279,7 @@ class Synchroniser:
             watch=self._watcher.watch_directory if self._watcher else _watch_nothing,
             is_same_source=self._source.is_same,
             stop=self._stop,
-            deletion_limit=self._settings.max_delete,
+            allowance=self._guard.allowance,
         )
 
     def _acknowledged(self, batch: Batch, answer: BatchAnswer, content_bytes: int) -> None:
@@ -309,20 +313,18 @@ class Synchroniser:
     async def _compare(self) -> None:
         loop = asyncio.get_running_loop()
         stream = self._link.connection.entries()
-
-        comparing = loop.run_in_executor(
+        await loop.run_in_executor(
             self._worker,
             lambda: compare_entries(
                 self._state, pulled(stream, loop, self._stop), self._link.server_id
             ),
         )
-        await comparing
 
     async def _next_work(self) -> None:
         """Wait until something is due: events, a retry, a question, the regular rescan."""
-        while not self._agenda.is_due and not self._waiters:
-            self._asked.clear()
-            watching: list[asyncio.Task[Any]] = [asyncio.create_task(self._asked.wait())]
+        while not self._agenda.is_due and not self.waiters:
+            self.waiters.asked.clear()
+            watching: list[asyncio.Task[Any]] = [asyncio.create_task(self.waiters.asked.wait())]
             if self._watcher is not None:
                 watching.append(asyncio.create_task(self._watcher.changed()))
             rescan_s = self._rescan_at_s - time.monotonic()
@@ -361,9 +363,11 @@ class Synchroniser:
         self._close_watcher()
         self._board.problems.note(ROOT_PATH, str(error))
         while True:
+            self._board.hold_source(str(error) if self._source.is_replaced else "")
             await self._pause(str(error), SOURCE_RETRY_S)
             try:
                 with self._source.open():
+                    self._board.hold_source("")
                     break
             except SourceVanishedError as again:
                 error = again
@@ -384,10 +388,6 @@ class Synchroniser:
     async def _count(self) -> None:
         counted = await asyncio.to_thread(count_files, self._settings.source, self._stop)
         self._board.tell(Counted(*counted))
-
-    def _exit_code(self) -> int:
-        equal = not len(self._board.problems) and not self._board.held_deletions
-        return EXIT_EQUAL if equal else EXIT_NOT_EQUAL
 
 
 def _as_failure(error: BaseException) -> Exception:

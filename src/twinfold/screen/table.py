@@ -79,3 +79,10 @@ def _details(status: Status, cells: int | None) -> list[str]:
 def problem_text(problem: Problem) -> str:
     """Return what could not be synchronised, and why, on one line."""
     return f"{display(problem.path) or '.'}: {one_line(problem.reason)}"
+
+
+def released_text(status: Status) -> str:
+    """Return what a person lets pass now."""
+    if status.held_deletions:
+        return f"letting {count(status.held_deletions, 'deletion')} pass, once"
+    return f"taking what is there now for what is meant: {one_line(status.held)}"
