@@ -78,7 +78,8 @@ class Hello(msgspec.Struct, frozen=True):
 class OpenSession(msgspec.Struct, frozen=True):
     """A client asks to become the folder's writer.
 
-    ``client_id`` lasts as long as the client's state, ``instance`` as long as its process.
+    ``client_id`` lasts as long as the client's state, ``instance`` as long as its process;
+    ``earlier`` are the instances as which the same state may have asked before.
     """
 
     protocol: int
@@ -86,6 +87,7 @@ class OpenSession(msgspec.Struct, frozen=True):
     instance: bytes
     name: str
     take_over: bool = False
+    earlier: list[bytes] = []
 
 
 class Session(msgspec.Struct, frozen=True):

@@ -22,7 +22,7 @@ OWNED = FolderSession(5, 70, 3, b"client", b"process", "name")
     ("client", "instance", "name", "take_over", "active", "epoch"),
     [
         (b"client", b"process", "name", False, True, 5),
-        (b"client", b"next", "name", False, True, 6),
+        (b"client", b"next", "name", False, False, 6),
         (b"other", b"x", "name", False, False, 6),
         (b"other", b"x", "name", False, True, None),
         (b"other", b"x", "else", False, False, None),
@@ -41,6 +41,51 @@ def test_who_gets_the_folder(
     assert (session.epoch, session.revision) == (epoch, 70)
     assert session.committed == (3 if epoch == 5 else 0)
     assert (session.client_id, session.instance, session.name) == (client, instance, name)
+
+
+@pytest.mark.parametrize(
+    ("name", "earlier", "active", "allowed"),
+    [
+        ("name", [b"process"], True, True),
+        ("renamed", [b"older", b"process"], True, True),
+        ("name", [b"older"], False, True),
+        ("name", [b"older"], True, False),
+        ("elsewhere", [b"older"], False, False),
+        ("elsewhere", [], False, False),
+    ],
+)
+def test_a_copied_state_is_recognised(
+    name: str, earlier: list[bytes], active: bool, allowed: bool
+) -> None:
+    """By the writer's instance: the state that was the writer has it, a copy of it does not."""
+    if allowed:
+        session = open_session(
+            OWNED, b"client", b"next", name, earlier=earlier, take_over=False, active=active
+        )
+        assert session.epoch == 6
+        with pytest.raises(StaleEpochError, match="a copy"):
+            check_epoch(session, 5)
+        return
+    with pytest.raises(RefusedError, match="copied: name uses it") as refused:
+        open_session(
+            OWNED, b"client", b"next", name, earlier=earlier, take_over=False, active=active
+        )
+    assert refused.value.code == "copied"
+
+
+def test_who_is_refused_learns_who_has_the_folder() -> None:
+    """By name and by address, the last one known."""
+    roamed = open_session(
+        OWNED, b"client", b"process", "name", address="192.0.2.7", take_over=False, active=True
+    )
+    assert roamed.epoch == OWNED.epoch
+    with pytest.raises(RefusedError, match=r"kept for name at 192\.0\.2\.7"):
+        open_session(roamed, b"other", b"x", "else", take_over=False, active=False)
+    taken = open_session(
+        roamed, b"other", b"x", "else", address="192.0.2.8", take_over=True, active=True
+    )
+    with pytest.raises(StaleEpochError, match=r"taken over by else at 192\.0\.2\.8"):
+        check_epoch(taken, 5)
 
 
 def test_a_folder_without_a_writer_is_anyones() -> None:

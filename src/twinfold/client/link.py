@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 import time
 
 from twinfold import protocol
 from twinfold.client.connection import Connection, LostPlaceError
 from twinfold.client.events import Connecting, Listener, Waiting
+from twinfold.client.identity import Identity
 from twinfold.errors import ConnectionLostError, RefusedError
 from twinfold.protocol import OpenSession, Session
 
@@ -31,7 +31,7 @@ class Link:
     def __init__(
         self,
         connection: Connection,
-        client_id: bytes,
+        identity: Identity,
         name: str,
         listener: Listener,
         *,
@@ -42,12 +42,13 @@ class Link:
         self.session = Session(0, -1, 0, 0)
         self.server_id = b""
         self.generation = 0
-        self._client_id = client_id
+        self._identity = identity
         self._name = name
         self._listener = listener
         self._take_over = take_over
         self._patient = patient
-        self._instance = os.urandom(16)
+        self._instance = b""
+        self._earlier: list[bytes] = []
         self._lock = asyncio.Lock()
         self._last_number = 0
         self._failures = 0
@@ -60,7 +61,7 @@ class Link:
             RefusedError: the server does not let this client in.
             ConnectionLostError: it cannot be reached, and this client does not wait for it.
         """
-        self._instance = os.urandom(16)
+        self._instance, self._earlier = self._identity.begin()
         while True:
             try:
                 await self._open()
@@ -69,6 +70,7 @@ class Link:
                 if not self._patient and self.generation == 0:
                     raise
                 await self.wait(error)
+        self._identity.confirm(self._instance)
         self._last_number = self.session.committed
         return self.session
 
@@ -122,7 +124,14 @@ class Link:
                 f"update the {older}",
             )
         self.session = await connection.open_session(
-            OpenSession(max(common), self._client_id, self._instance, self._name, self._take_over)
+            OpenSession(
+                max(common),
+                self._identity.client_id,
+                self._instance,
+                self._name,
+                self._take_over,
+                self._earlier,
+            )
         )
         self.server_id = hello.server_id
         self.generation += 1

@@ -20,6 +20,7 @@ from twinfold.client.control import Control
 from twinfold.client.events import Held, Listener
 from twinfold.client.files import FilePlanner
 from twinfold.client.guard import Allowance
+from twinfold.client.identity import Identity
 from twinfold.client.ignore import IgnoreRules
 from twinfold.client.link import Link
 from twinfold.client.moves import MoveFinder
@@ -35,6 +36,7 @@ from twinfold.client.tools import Tools
 from twinfold.client.uploads import Uploader
 from twinfold.config import ClientSettings
 from twinfold.core.paths import display
+from twinfold.errors import RefusedError
 from twinfold.system.locks import FolderLock
 
 _Result = TypeVar("_Result")
@@ -55,7 +57,7 @@ async def run_client(settings: ClientSettings, listener: Listener, stop: asyncio
         board = Board(settings.source, connection.url, state, listener)
         link = Link(
             connection,
-            state.blob("client_id"),
+            Identity(state),
             _name(settings.source),
             board.tell,
             take_over=settings.take_over,
@@ -64,7 +66,12 @@ async def run_client(settings: ClientSettings, listener: Listener, stop: asyncio
         synchroniser = Synchroniser(settings, state, link, board)
         control = Control(place, board.status, synchroniser.waiters.wait, synchroniser.release)
         async with connection, control:
-            return await _run_until(synchroniser, stop, settings.once)
+            try:
+                return await _run_until(synchroniser, stop, settings.once)
+            except RefusedError as error:
+                if error.code != "copied":
+                    raise
+                raise RefusedError(error.code, f"{error} (it is in {place.folder})") from error
 
 
 async def _run_until(synchroniser: Synchroniser, stop: asyncio.Event, once: bool) -> int:

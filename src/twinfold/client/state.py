@@ -95,6 +95,15 @@ class State:
         with self.transaction():
             self._keep(values)
 
+    def keep_durably(self, **values: bytes | int | str) -> None:
+        """Keep values so that a power cut cannot take them back."""
+        with self.lock:
+            self._database.execute("PRAGMA synchronous = FULL")
+            try:
+                self.keep(**values)
+            finally:
+                self._database.execute("PRAGMA synchronous = NORMAL")
+
     @property
     def revision(self) -> int:
         """The folder's revision that this state equals."""

@@ -14,13 +14,18 @@ another revision has lost its place and compares before it sends.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from twinfold.errors import RefusedError, StaleEpochError
 
 
 class FolderSession(msgspec.Struct, frozen=True):
-    """The folder's writer and how far it has come."""
+    """The folder's writer and how far it has come.
+
+    ``address`` is where the writer called from, ``before`` the client that was writer before.
+    """
 
     epoch: int = 0
     revision: int = 0
@@ -28,6 +33,13 @@ class FolderSession(msgspec.Struct, frozen=True):
     client_id: bytes = b""
     instance: bytes = b""
     name: str = ""
+    address: str = ""
+    before: bytes = b""
+
+    @property
+    def writer(self) -> str:
+        """The writer as people are told of it."""
+        return f"{self.name} at {self.address}" if self.address else self.name
 
 
 def open_session(
@@ -36,28 +48,51 @@ def open_session(
     instance: bytes,
     name: str,
     *,
+    address: str = "",
+    earlier: Sequence[bytes] = (),
     take_over: bool,
     active: bool,
 ) -> FolderSession:
     """Return the session that the client gets.
 
-    The same process goes on where it was. Another process of the same client, or of the
-    same source after its state was lost (same name, and the first is not ``active``),
-    begins a new epoch. Any other client needs ``take_over``.
+    The same process goes on where it was. Another process of the same client begins a new
+    epoch; that it is the same is shown by the writer's instance, which it knows among those
+    that it was ``earlier``. So does the same source after its state was lost or restored (same
+    name, and the first is not ``active``). Any other client needs ``take_over``.
 
     Raises:
-        RefusedError: another client is the folder's writer.
+        RefusedError: another client is the folder's writer, or a copy of this one.
     """
     if current.client_id == client_id and current.instance == instance:
-        return current
-    same_source = current.client_id == client_id or (current.name == name and not active)
-    if current.client_id and not same_source and not take_over:
-        raise RefusedError(
-            "owned",
-            f"this destination is kept for {current.name}; to give it to {name}, whose content "
-            "then replaces it, start that client with --take-over",
+        return msgspec.structs.replace(current, address=address)
+    is_next = current.client_id == client_id and current.instance in earlier
+    is_again = current.name == name and not active
+    if current.client_id and not (is_next or is_again or take_over):
+        raise _refusal(current, client_id, name)
+    return FolderSession(
+        current.epoch + 1,
+        current.revision,
+        0,
+        client_id,
+        instance,
+        name,
+        address,
+        current.client_id,
+    )
+
+
+def _refusal(current: FolderSession, client_id: bytes, name: str) -> RefusedError:
+    if current.client_id == client_id:
+        return RefusedError(
+            "copied",
+            f"this client's state was copied: {current.writer} uses it, too. If that one is to go"
+            " on, remove the state here; if it is gone for good, start this one with --take-over",
         )
-    return FolderSession(current.epoch + 1, current.revision, 0, client_id, instance, name)
+    return RefusedError(
+        "owned",
+        f"this destination is kept for {current.writer}; to give it to {name}, whose content "
+        "then replaces it, start that client with --take-over",
+    )
 
 
 def check_epoch(current: FolderSession, epoch: int) -> None:
@@ -66,10 +101,16 @@ def check_epoch(current: FolderSession, epoch: int) -> None:
     Raises:
         StaleEpochError: another session began since.
     """
-    if epoch != current.epoch:
+    if epoch == current.epoch:
+        return
+    if epoch == current.epoch - 1 and current.before == current.client_id:
         raise StaleEpochError(
-            f"the destination was taken over by {current.name}; this client has stopped"
+            f"{current.writer} goes on in this client's place, with a copy of its state; this"
+            " client has stopped. Remove the state of one of the two"
         )
+    raise StaleEpochError(
+        f"the destination was taken over by {current.writer}; this client has stopped"
+    )
 
 
 def is_committed(current: FolderSession, number: int) -> bool:

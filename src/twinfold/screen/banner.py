@@ -38,6 +38,12 @@ def banner(listening: Listening) -> str:
     return "\n".join(lines)
 
 
+def _session_text(event: SessionOpened) -> str:
+    at = f" ({event.address})" if event.address else ""
+    over = f", in the place of {event.replaced}" if event.replaced else ""
+    return one_line(f"client connected: {event.client}{at}{over}")
+
+
 class Arrivals:
     """Adds up what was committed; says it at most every two seconds."""
 
@@ -108,7 +114,7 @@ class ServerScreen:
             case Message():
                 self._write(one_line(event.text))
             case SessionOpened() if self._terminal:
-                self._write(f"client connected: {one_line(event.client)}")
+                self._write(_session_text(event))
             case Committed():
                 with self._lock:
                     self._arrivals.note(event)

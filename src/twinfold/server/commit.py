@@ -96,7 +96,9 @@ class Committer:
         kept = {name for _, name in self._index.staged()}
         self._staging.discard(name for name in self._staging.names() if name not in kept)
 
-    def open_session(self, request: OpenSession, *, active: bool) -> FolderSession:
+    def open_session(
+        self, request: OpenSession, address: str = "", *, active: bool
+    ) -> FolderSession:
         """Make a client the folder's writer, durably; return its session.
 
         Raises:
@@ -108,6 +110,8 @@ class Committer:
             request.client_id,
             request.instance,
             request.name,
+            address=address,
+            earlier=request.earlier,
             take_over=request.take_over,
             active=active,
         )

@@ -18,9 +18,14 @@ class Listening(msgspec.Struct, frozen=True):
 
 
 class SessionOpened(msgspec.Struct, frozen=True):
-    """A client became the folder's writer; ``client`` is the name it gives itself."""
+    """A client became the folder's writer; ``client`` is the name it gives itself.
+
+    ``replaced`` is the name of the writer before, if that was another client.
+    """
 
     client: str
+    address: str = ""
+    replaced: str = ""
 
 
 class Committed(msgspec.Struct, frozen=True):

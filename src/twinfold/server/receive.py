@@ -70,8 +70,8 @@ class Receiver:
             await self._pending.in_commit_thread(survey.run)
         return asyncio.create_task(self._pending.commit_forever())
 
-    async def open_session(self, request: OpenSession) -> protocol.Session:
-        """Make the client the folder's writer.
+    async def open_session(self, request: OpenSession, address: str = "") -> protocol.Session:
+        """Make the client, which calls from ``address``, the folder's writer.
 
         Raises:
             RefusedError: another client is.
@@ -80,13 +80,14 @@ class Receiver:
         async with self._pending.committing, self._pending.beginning:
             before = self._index.session()
             session = await self._pending.in_commit_thread(
-                lambda: self._committer.open_session(request, active=active)
+                lambda: self._committer.open_session(request, address, active=active)
             )
             if session.epoch != before.epoch:
                 await self._pending.drop(OutOfOrderError("another session began"))
                 self._pending.begin_epoch()
         entries = await asyncio.to_thread(self._count_entries)
-        self._listener(SessionOpened(request.name))
+        is_other = before.client_id not in (b"", request.client_id)
+        self._listener(SessionOpened(request.name, address, before.name if is_other else ""))
         return protocol.Session(session.epoch, session.revision, session.committed, entries)
 
     async def settle(self) -> None:

@@ -95,7 +95,7 @@ class Routes:
             ours = max(protocol.PROTOCOL_VERSIONS)
             older = "client" if message.protocol < ours else "server"
             return _error(426, "version", f"no protocol version in common; update the {older}")
-        return _answer(await self._receiver.open_session(message))
+        return _answer(await self._receiver.open_session(message, request.remote or ""))
 
     async def _batch(self, request: web.Request) -> web.Response:
         epoch = request.headers.get(protocol.EPOCH_HEADER, "")
