@@ -50,6 +50,9 @@ MAX_PENDING_BATCHES = 8
 PROGRESS_TIMEOUT_S = 60.0
 """A request whose body brings nothing for this long is answered with 408."""
 
+MIN_BYTES_PER_S = 512
+"""So is one that, beyond this long in all, brings less than so many bytes a second."""
+
 
 class FrameKind(IntEnum):
     """What a frame carries; 3 is set aside for recipes of sub-blocks."""

@@ -26,8 +26,8 @@ class Other:
 
     def once(self, *options: str) -> Result:
         """Run its client to the end."""
-        words = ["client", self.source, "--server", self._pair.invite, "--once", *options]
-        return run(*words, state=self.state)
+        words = ("--server", self._pair.invite, "--once", *options)
+        return run("client", self.source, *words, state=self.state)
 
     def copy_state(self) -> Path:
         """Give it a copy of the pair's client's state, as it is now; return the folder."""

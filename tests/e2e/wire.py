@@ -39,18 +39,21 @@ class Answer(NamedTuple):
 
 
 class Wire:
-    """One connection after the other to a server, with a token."""
+    """One connection after the other to a server, with a token, from an address."""
 
-    def __init__(self, port: int, token: str | None) -> None:
+    def __init__(self, port: int, token: str | None, source: str = "127.0.0.1") -> None:
         self._port = port
         self._token = token
+        self._source = source
         self.epoch = 0
 
     def request(
         self, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None
     ) -> Answer:
         """Make one request on a new connection."""
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=60)
+        connection = http.client.HTTPConnection(
+            "127.0.0.1", self._port, timeout=60, source_address=(self._source, 0)
+        )
         try:
             connection.request(method, path, body, self._headers() | (headers or {}))
             answer = connection.getresponse()

@@ -1,29 +1,35 @@
-"""The server's addresses: who may call them, what they take, what errors answer."""
+"""The server's addresses: what they take, what errors answer."""
 
 from __future__ import annotations
 
 import asyncio
 import errno
-import hmac
 import importlib.metadata
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 
 import msgspec
-from aiohttp import StreamReader, web
+from aiohttp import web
 
 from twinfold import protocol
 from twinfold.errors import (
     DestinationError,
     DestinationFullError,
-    LimitError,
     LostPlaceError,
     ProtocolError,
     RefusedError,
 )
 from twinfold.model import Entry
-from twinfold.protocol import Batch, Codec, ErrorAnswer, FrameHead, FrameKind, Hello, OpenSession
+from twinfold.protocol import ErrorAnswer, FrameKind, Hello, OpenSession
+from twinfold.server.admission import (
+    IDLE_TIMEOUT_S,
+    MAX_HEADER_BYTES,
+    MAX_HEADERS,
+    Admission,
+    quiet_logger,
+)
+from twinfold.server.body import frames, read_message
 from twinfold.server.pending import OutOfOrderError
-from twinfold.server.receive import ChunkFrame, Receiver, check_number
+from twinfold.server.receive import Receiver, check_number
 from twinfold.storage.interface import Index
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE}
@@ -40,14 +46,22 @@ class Routes:
         self._receiver = receiver
         self._index = index
         self._server_id = server_id
-        self._authorization = f"Bearer {token}".encode()
+        self.admission = Admission(token)
 
     def application(self) -> web.Application:
         """Return the web application."""
         application = web.Application(
             middlewares=[self._answer_errors],
             client_max_size=protocol.MAX_MESSAGE_BYTES,
-            handler_args={"read_bufsize": _READ_BUFFER_BYTES, "access_log": None},
+            handler_args={
+                "read_bufsize": _READ_BUFFER_BYTES,
+                "access_log": None,
+                "logger": quiet_logger(),
+                "keepalive_timeout": IDLE_TIMEOUT_S,
+                "max_headers": MAX_HEADERS,
+                "max_line_size": MAX_HEADER_BYTES,
+                "max_field_size": MAX_HEADER_BYTES,
+            },
         )
         folder = f"/v1/folders/{protocol.FOLDER}"
         application.router.add_get("/v1/hello", self._hello)
@@ -59,10 +73,8 @@ class Routes:
     @web.middleware
     async def _answer_errors(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
         try:
-            given = request.headers.get("Authorization", "").encode("utf-8", "replace")
-            if not hmac.compare_digest(given, self._authorization):
-                return _error(401, "token", "the token is missing or wrong; use the invite")
-            return await handler(request)
+            refusal = await self.admission.refusal(request)
+            return _error(*refusal) if refusal else await handler(request)
         except RefusedError as error:
             return _error(409, error.code, str(error))
         except ProtocolError as error:
@@ -86,11 +98,7 @@ class Routes:
         )
 
     async def _open_session(self, request: web.Request) -> web.Response:
-        try:
-            body = await request.read()
-        except web.HTTPRequestEntityTooLarge as error:
-            raise LimitError("the request is over its limit") from error
-        message = protocol.decode(body, OpenSession)
+        message = protocol.decode(await read_message(request), OpenSession)
         if message.protocol not in protocol.PROTOCOL_VERSIONS:
             ours = max(protocol.PROTOCOL_VERSIONS)
             older = "client" if message.protocol < ours else "server"
@@ -102,7 +110,7 @@ class Routes:
         if not epoch.isdecimal() or len(epoch) > 18:
             raise ProtocolError("a batch needs the epoch of its session")
         number = check_number(request.match_info["number"])
-        answer = await self._receiver.receive(int(epoch), number, _frames(request.content))
+        answer = await self._receiver.receive(int(epoch), number, frames(request.content))
         return _answer(answer)
 
     async def _entries(self, request: web.Request) -> web.StreamResponse:
@@ -113,69 +121,26 @@ class Routes:
         groups = self._index.entries()
         while (group := await asyncio.to_thread(_next, groups)) is not None:
             payload = protocol.encode(group)
-            await response.write(
-                protocol.pack_frame(FrameKind.ENTRIES, b"", [payload], _ENTRIES_LEVEL)
-            )
+            frame = protocol.pack_frame(FrameKind.ENTRIES, b"", [payload], _ENTRIES_LEVEL)
+            await _write(request, response, frame)
         end = protocol.pack_frame(FrameKind.END, b"", [protocol.encode(revision)], None)
-        await response.write(end)
+        await _write(request, response, end)
         return response
+
+
+async def _write(request: web.Request, response: web.StreamResponse, data: bytes) -> None:
+    """Send a part of an answer; a client that does not take it is cut off."""
+    try:
+        async with asyncio.timeout(protocol.PROGRESS_TIMEOUT_S):
+            await response.write(data)
+    except TimeoutError as error:
+        if request.transport is not None:
+            request.transport.abort()
+        raise ConnectionResetError("the client takes nothing") from error
 
 
 def _next(groups: Iterator[list[Entry]]) -> list[Entry] | None:
     return next(groups, None)
-
-
-async def _frames(content: StreamReader) -> AsyncIterator[Batch | ChunkFrame]:
-    """Yield a request's frames, each checked against the limits before it is read."""
-    total = 0
-    first = True
-    while (head := await _next_head(content)) is not None:
-        total += head.size_bytes
-        if total > protocol.MAX_BODY_BYTES:
-            raise LimitError(f"a request is over the limit of {protocol.MAX_BODY_BYTES} bytes")
-        chunk_list = await _read(content, head.head_bytes)
-        packed = await _read(content, head.packed_bytes)
-        if head.codec is Codec.ZSTD:
-            payload = await asyncio.to_thread(protocol.unpack_payload, head, packed)
-        else:
-            payload = packed
-        if head.kind is FrameKind.CHUNKS:
-            yield ChunkFrame(protocol.decode_chunk_list(chunk_list, head.size_bytes), payload)
-        elif head.kind is FrameKind.BATCH and first:
-            yield await asyncio.to_thread(protocol.decode, payload, Batch)
-        else:
-            raise ProtocolError("a frame of this kind has no place here")
-        first = False
-
-
-async def _next_head(content: StreamReader) -> FrameHead | None:
-    try:
-        async with asyncio.timeout(protocol.PROGRESS_TIMEOUT_S):
-            data = await content.readexactly(protocol.FRAME_HEAD_BYTES)
-    except asyncio.IncompleteReadError as error:
-        if not error.partial:
-            return None
-        raise ProtocolError("the request was cut") from error
-    except TimeoutError as error:
-        raise ProtocolError("the request brings nothing", 408) from error
-    return protocol.parse_frame_head(data)
-
-
-async def _read(content: StreamReader, size_bytes: int) -> bytes:
-    """Read exactly so many bytes; each stretch has to come within the time limit."""
-    parts: list[bytes] = []
-    left = size_bytes
-    while left:
-        try:
-            async with asyncio.timeout(protocol.PROGRESS_TIMEOUT_S):
-                part = await content.read(left)
-        except TimeoutError as error:
-            raise ProtocolError("the request brings nothing", 408) from error
-        if not part:
-            raise ProtocolError("the request was cut")
-        parts.append(part)
-        left -= len(part)
-    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def _code(error: ProtocolError) -> str:

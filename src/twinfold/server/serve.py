@@ -19,6 +19,7 @@ from twinfold.server.routes import Routes
 from twinfold.server.survey import Survey
 
 _STOP_WITHIN_S = 3.0
+_HANDSHAKE_TIMEOUT_S = 20.0
 
 
 async def serve(
@@ -41,18 +42,19 @@ async def serve(
     """
     runner = web.AppRunner(routes.application(), shutdown_timeout=_STOP_WITHIN_S)
     await runner.setup()
-    site = web.TCPSite(runner, address.host, address.port, ssl_context=tls)
+    listening: asyncio.Server | None = None
     tasks: list[asyncio.Task[Any]] = []
     try:
         tasks.append(await receiver.start(survey))
         tasks.append(asyncio.create_task(collector.run_forever()))
-        await _listen(site, address)
-        port = runner.addresses[0][1]
+        listening = await _listen(routes, runner, address, tls)
+        port = listening.sockets[0].getsockname()[1]
         announce(msgspec.structs.replace(address, port=port))
         await _until_stopped(stop, tasks)
     finally:
-        if site in runner.sites:
-            await site.stop()
+        if listening is not None:
+            listening.close()
+        routes.admission.close()
         await pending.close()
         for task in tasks:
             task.cancel()
@@ -69,9 +71,19 @@ async def _until_stopped(stop: asyncio.Event, tasks: list[asyncio.Task[Any]]) ->
         task.result()
 
 
-async def _listen(site: web.TCPSite, address: ServerAddress) -> None:
+async def _listen(
+    routes: Routes, runner: web.AppRunner, address: ServerAddress, tls: ssl.SSLContext | None
+) -> asyncio.Server:
+    server = runner.server
+    assert server is not None
     try:
-        await site.start()
+        return await asyncio.get_running_loop().create_server(
+            lambda: routes.admission.meet(server),
+            address.host,
+            address.port,
+            ssl=tls,
+            ssl_handshake_timeout=_HANDSHAKE_TIMEOUT_S if tls else None,
+        )
     except OSError as error:
         raise DestinationError(
             f"cannot listen on {address.host}:{address.port} ({error.strerror}); "

@@ -1,0 +1,86 @@
+"""Who may call: whoever has the token. All others get little of the server's time and memory.
+
+A connection is a *stranger* until a request on it has shown the token. There are only so many
+strangers at once: for a new one the oldest has to go.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import time
+from collections.abc import Callable
+
+from aiohttp import http_exceptions, web
+
+from twinfold.core.wrong_tokens import WrongTokens
+
+MOST_STRANGERS = 256
+MOST_WAITING = 32
+"""Answers to wrong tokens that may wait at once; beyond it they are told to come back."""
+
+IDLE_TIMEOUT_S = 60.0
+"""A connection without a whole request for this long is closed."""
+
+MAX_HEADERS = 32
+MAX_HEADER_BYTES = 4_096
+
+
+class Admission:
+    """Compares tokens, and keeps strangers few."""
+
+    def __init__(self, token: str) -> None:
+        self._authorization = f"Bearer {token}".encode()
+        self._wrong = WrongTokens()
+        self._waiting = 0
+        self._closing = asyncio.Event()
+        self._strangers: dict[web.RequestHandler, None] = {}
+
+    def meet(self, make: Callable[[], web.RequestHandler]) -> web.RequestHandler:
+        """Return the handler of a new connection: a stranger."""
+        handler = make()
+        self._strangers[handler] = None
+        if len(self._strangers) > MOST_STRANGERS:
+            oldest = next(iter(self._strangers))
+            del self._strangers[oldest]
+            oldest.force_close()
+        return handler
+
+    async def refusal(self, request: web.Request) -> tuple[int, str, str] | None:
+        """Return (status, code, reason) for a request without the token, late if there are many.
+
+        None, and at once, if it has the token.
+        """
+        given = request.headers.get("Authorization", "").encode("utf-8", "replace")
+        if hmac.compare_digest(given, self._authorization):
+            self._strangers.pop(request.protocol, None)
+            return None
+        delay_s = self._wrong.note(request.remote or "", time.monotonic())
+        if delay_s and self._waiting >= MOST_WAITING:
+            return 429, "token", "too many wrong tokens; come back later, with the right one"
+        self._waiting += 1
+        try:
+            async with asyncio.timeout(delay_s):
+                await self._closing.wait()
+        except TimeoutError:
+            pass
+        finally:
+            self._waiting -= 1
+        return 401, "token", "the token is missing or wrong; use the invite"
+
+    def close(self) -> None:
+        """Let no answer wait any longer."""
+        self._closing.set()
+
+
+def quiet_logger() -> logging.Logger:
+    """Return a logger that shows our own errors, not what strangers send in place of HTTP."""
+    logger = logging.getLogger("twinfold.server")
+    logger.addFilter(_is_ours)
+    return logger
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, http_exceptions.HttpProcessingError)

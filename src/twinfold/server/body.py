@@ -1,0 +1,102 @@
+"""A request's body: its frames, each checked against the limits before it is read."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable
+
+from aiohttp import StreamReader, web
+
+from twinfold import protocol
+from twinfold.errors import LimitError, ProtocolError
+from twinfold.protocol import Batch, Codec, FrameHead, FrameKind
+from twinfold.server.receive import ChunkFrame
+
+
+async def read_message(request: web.Request) -> bytes:
+    """Return the body of a short message.
+
+    Raises:
+        LimitError: it is not short.
+        ProtocolError: it does not come (408).
+    """
+    try:
+        async with asyncio.timeout(protocol.PROGRESS_TIMEOUT_S):
+            return await request.read()
+    except web.HTTPRequestEntityTooLarge as error:
+        raise LimitError("the request is over its limit") from error
+    except TimeoutError as error:
+        raise _too_slow() from error
+
+
+async def frames(content: StreamReader) -> AsyncIterator[Batch | ChunkFrame]:
+    """Yield a request's frames.
+
+    Raises:
+        LimitError, ProtocolError: what comes is too much, malformed, or too slow (408).
+    """
+    body = _Body(content)
+    total = 0
+    first = True
+    while (head := await body.next_head()) is not None:
+        total += head.size_bytes
+        if total > protocol.MAX_BODY_BYTES:
+            raise LimitError(f"a request is over the limit of {protocol.MAX_BODY_BYTES} bytes")
+        chunk_list = await body.read(head.head_bytes)
+        packed = await body.read(head.packed_bytes)
+        if head.codec is Codec.ZSTD:
+            payload = await asyncio.to_thread(protocol.unpack_payload, head, packed)
+        else:
+            payload = packed
+        if head.kind is FrameKind.CHUNKS:
+            yield ChunkFrame(protocol.decode_chunk_list(chunk_list, head.size_bytes), payload)
+        elif head.kind is FrameKind.BATCH and first:
+            yield await asyncio.to_thread(protocol.decode, payload, Batch)
+        else:
+            raise ProtocolError("a frame of this kind has no place here")
+        first = False
+
+
+class _Body:
+    """Bytes as they come: patience lasts for some time without any, and each one renews a bit."""
+
+    def __init__(self, content: StreamReader) -> None:
+        self._content = content
+        self._patience_s = protocol.PROGRESS_TIMEOUT_S
+
+    async def next_head(self) -> FrameHead | None:
+        try:
+            data = await self._await(self._content.readexactly(protocol.FRAME_HEAD_BYTES))
+        except asyncio.IncompleteReadError as error:
+            if not error.partial:
+                return None
+            raise ProtocolError("the request was cut") from error
+        return protocol.parse_frame_head(data)
+
+    async def read(self, size_bytes: int) -> bytes:
+        parts: list[bytes] = []
+        left = size_bytes
+        while left:
+            part = await self._await(self._content.read(left))
+            if not part:
+                raise ProtocolError("the request was cut")
+            parts.append(part)
+            left -= len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    async def _await(self, reading: Awaitable[bytes]) -> bytes:
+        began_s = time.monotonic()
+        try:
+            async with asyncio.timeout(self._patience_s):
+                data = await reading
+        except TimeoutError as error:
+            raise _too_slow() from error
+        self._patience_s -= time.monotonic() - began_s
+        self._patience_s += len(data) / protocol.MIN_BYTES_PER_S
+        self._patience_s = min(self._patience_s, protocol.PROGRESS_TIMEOUT_S)
+        return data
+
+
+def _too_slow() -> ProtocolError:
+    return ProtocolError("the request brings nothing, or too little", 408)
