@@ -180,18 +180,17 @@ def pack_frame(
     kind: FrameKind, head: bytes, parts: Iterable[bytes | memoryview], level: int | None
 ) -> bytes:
     """Return one frame; with a zstd ``level`` it is compressed where that makes it smaller."""
-    payload = b"".join(parts)
-    size_bytes = len(payload)
+    parts = list(parts)
+    size_bytes = packed_bytes = sum(map(len, parts))
     codec = Codec.PLAIN
     if level is not None and size_bytes:
-        packed = zstd.compress(payload, level)
+        packed = zstd.compress(b"".join(parts), level)
         if len(packed) < size_bytes:
-            payload, codec = packed, Codec.ZSTD
-    prefix = _FRAME.pack(kind, codec, len(head), len(payload), size_bytes)
-    return b"".join((prefix, head, payload))
+            parts, packed_bytes, codec = [packed], len(packed), Codec.ZSTD
+    return b"".join((_FRAME.pack(kind, codec, len(head), packed_bytes, size_bytes), head, *parts))
 
 
-def parse_frame_head(data: bytes) -> FrameHead:
+def parse_frame_head(data: bytes | memoryview) -> FrameHead:
     """Return a frame's fixed part.
 
     Raises:
@@ -211,7 +210,7 @@ def parse_frame_head(data: bytes) -> FrameHead:
     return frame
 
 
-def unpack_payload(frame: FrameHead, packed: bytes) -> bytes:
+def unpack_payload(frame: FrameHead, packed: bytes | memoryview) -> bytes | memoryview:
     """Return a frame's payload, decompressed to exactly the announced size.
 
     Raises:
@@ -229,7 +228,7 @@ def unpack_payload(frame: FrameHead, packed: bytes) -> bytes:
     return payload
 
 
-def decode_chunk_list(head: bytes, size_bytes: int) -> list[Chunk]:
+def decode_chunk_list(head: bytes | memoryview, size_bytes: int) -> list[Chunk]:
     """Return the chunks that a frame of chunks announces, checked against its size.
 
     Raises:
@@ -245,6 +244,6 @@ def decode_chunk_list(head: bytes, size_bytes: int) -> list[Chunk]:
     return chunks
 
 
-def decode_entries(payload: bytes) -> list[Entry]:
+def decode_entries(payload: bytes | memoryview) -> list[Entry]:
     """Return the entries of a frame of entries."""
     return decode(payload, _ENTRY_LIST)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator
 
 from aiohttp import StreamReader, web
 
@@ -64,32 +64,46 @@ class _Body:
     def __init__(self, content: StreamReader) -> None:
         self._content = content
         self._patience_s = protocol.PROGRESS_TIMEOUT_S
+        self._block = memoryview(b"")
 
     async def next_head(self) -> FrameHead | None:
-        try:
-            data = await self._await(self._content.readexactly(protocol.FRAME_HEAD_BYTES))
-        except asyncio.IncompleteReadError as error:
-            if not error.partial:
+        if not self._block:
+            self._block = await self._next_block()
+            if not self._block:
                 return None
-            raise ProtocolError("the request was cut") from error
-        return protocol.parse_frame_head(data)
+        return protocol.parse_frame_head(await self.read(protocol.FRAME_HEAD_BYTES))
 
-    async def read(self, size_bytes: int) -> bytes:
-        parts: list[bytes] = []
-        left = size_bytes
+    async def read(self, size_bytes: int) -> bytes | memoryview:
+        """Return exactly so many bytes: a view of what came, if they came together."""
+        if len(self._block) >= size_bytes:
+            return self._take(size_bytes)
+        parts = [self._block]
+        left = size_bytes - len(self._block)
         while left:
-            part = await self._await(self._content.read(left))
-            if not part:
+            self._block = await self._next_block()
+            if not self._block:
                 raise ProtocolError("the request was cut")
-            parts.append(part)
-            left -= len(part)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+            parts.append(self._take(min(left, len(self._block))))
+            left -= len(parts[-1])
+        return b"".join(parts)
 
-    async def _await(self, reading: Awaitable[bytes]) -> bytes:
+    def _take(self, size_bytes: int) -> memoryview:
+        taken = self._block[:size_bytes]
+        self._block = self._block[size_bytes:]
+        return taken
+
+    async def _next_block(self) -> memoryview:
+        """Return what has come since, waiting for it if need be; nothing at the end."""
+        data = self._content.read_nowait()
+        if not data and not self._content.at_eof():
+            data = await self._wait()
+        return memoryview(data)
+
+    async def _wait(self) -> bytes:
         began_s = time.monotonic()
         try:
             async with asyncio.timeout(self._patience_s):
-                data = await reading
+                data = await self._content.readany()
         except TimeoutError as error:
             raise _too_slow() from error
         self._patience_s -= time.monotonic() - began_s

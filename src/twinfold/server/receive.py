@@ -30,7 +30,7 @@ class ChunkFrame(NamedTuple):
     """Chunks as they came: what they are said to be, and their bytes one after the other."""
 
     chunks: list[Chunk]
-    payload: bytes
+    payload: bytes | memoryview
 
 
 Frames = AsyncIterator[Batch | ChunkFrame]

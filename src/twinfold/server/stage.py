@@ -266,7 +266,9 @@ class Stager:
             source.close()
         self._sources.clear()
 
-    def store(self, batch: StagedBatch, chunks: Sequence[Chunk], payload: bytes) -> None:
+    def store(
+        self, batch: StagedBatch, chunks: Sequence[Chunk], payload: bytes | memoryview
+    ) -> None:
         """Put chunks from the wire where the batch wants them.
 
         Raises:
