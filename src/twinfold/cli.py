@@ -157,7 +157,7 @@ def _serve(settings: ServerSettings) -> int:
 
 
 def _serve_with_json(settings: ServerSettings) -> int:
-    from twinfold.json_lines import listening_fields, write_object
+    from twinfold.json_lines import listening_fields, write_object, write_server_event
     from twinfold.registry import announced
     from twinfold.wiring import run_server
 
@@ -167,7 +167,7 @@ def _serve_with_json(settings: ServerSettings) -> int:
             stack.enter_context(announced(settings.state_dir, listening))
             write_object(listening_fields(listening))
 
-        return run_server(settings, announce, lambda _event: None)
+        return run_server(settings, announce, write_server_event)
 
 
 @app.command(cls=options.Command)

@@ -26,6 +26,10 @@ class SourceReplacedError(SourceVanishedError):
     """Another folder stands in the source's place; a person may accept it."""
 
 
+class DescriptorsError(TwinfoldError):
+    """This process, or the system, cannot open more files."""
+
+
 class DestinationError(TwinfoldError):
     """The destination folder cannot be used as it is."""
 

@@ -12,6 +12,7 @@ import msgspec
 from twinfold.addresses import for_other_machines
 from twinfold.client import events as client
 from twinfold.output import write_line
+from twinfold.server import events as server
 from twinfold.server.events import Listening
 
 Fields = Mapping[str, object]
@@ -56,6 +57,26 @@ def listening_fields(listening: Listening) -> Fields:
     address = listening.address
     invite = for_other_machines(address).invite
     return {"event": "listening", "url": address.url, "invite": invite}
+
+
+def server_fields(event: server.Event) -> Fields | None:
+    """Return the object for a server's event; None for those that programs are not told."""
+    match event:
+        case server.AtticGaveWay():
+            return {
+                "event": "attic_gave_way",
+                "entries": event.entries,
+                "bytes": event.size_bytes,
+            }
+        case server.Message():
+            return {"event": "message", "text": _clean(event.text)}
+        case _:
+            return None
+
+
+def write_server_event(event: server.Event) -> None:
+    """Be the listener of ``server --json``; any thread may call."""
+    write_object(server_fields(event))
 
 
 def status_fields(status: client.Status) -> Fields:

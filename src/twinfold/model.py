@@ -85,13 +85,16 @@ class ExtendUpload(msgspec.Struct, frozen=True, array_like=True, tag=2):
 
     ``offset`` is where this part begins in the file, in bytes; what an earlier attempt
     left beyond it is dropped unless it is the same. ``base`` is the content id that the
-    kept chunks of ``runs`` are taken from (empty if none are kept).
+    kept chunks of ``runs`` are taken from (empty if none are kept). ``left_bytes`` is about
+    what the file takes on a disk from ``offset`` to its end (0 if that is not known), so that
+    one that does not fit can be refused before it is sent.
     """
 
     upload: bytes
     offset: int
     base: bytes
     runs: list[Run]
+    left_bytes: int = 0
 
 
 class MakeDirectory(msgspec.Struct, frozen=True, array_like=True, tag=3):

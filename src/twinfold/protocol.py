@@ -112,10 +112,14 @@ class Batch(msgspec.Struct, frozen=True):
 
 
 class Refusal(msgspec.Struct, frozen=True, array_like=True):
-    """A change that the destination cannot hold; the others of its batch took effect."""
+    """A change that the destination cannot hold; the others of its batch took effect.
+
+    ``again`` if it may be able to once there is more room.
+    """
 
     index: int
     reason: str
+    again: bool = False
 
 
 class BatchAnswer(msgspec.Struct, frozen=True, omit_defaults=True):

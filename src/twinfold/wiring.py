@@ -153,6 +153,7 @@ if sys.platform != "win32":
         from twinfold.server.commit import Committer
         from twinfold.server.pending import PendingBatches
         from twinfold.server.receive import Receiver
+        from twinfold.server.room import RoomKeeper
         from twinfold.server.routes import Routes
         from twinfold.server.serve import serve
         from twinfold.server.stage import Stager
@@ -177,7 +178,8 @@ if sys.platform != "win32":
             committer = Committer(index, staging, tree, lock, now_ns)
             stager = Stager(index, staging, tree, lock, secrets.token_hex(4))
             pending = PendingBatches(index, stager, committer, listener)
-            receiver = Receiver(index, stager, committer, pending, listener)
+            rooms = RoomKeeper(destination.space, index, tree, committer, pending, now_ns, listener)
+            receiver = Receiver(index, stager, committer, pending, rooms, listener)
             await serve(
                 routes=Routes(receiver, index, server_id, token),
                 receiver=receiver,
@@ -185,10 +187,12 @@ if sys.platform != "win32":
                 collector=Collector(
                     index, tree, committer, pending, settings.keep_s, now_ns, listener
                 ),
+                rooms=rooms,
                 survey=Survey(index, tree, now_ns(), listener),
                 address=address,
                 tls=tls,
                 announce=lambda bound: announce(Listening(bound, destination.path, server_id)),
+                listener=listener,
                 stop=stop,
             )
         finally:

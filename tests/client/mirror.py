@@ -18,6 +18,7 @@ from twinfold.client.moves import MoveFinder
 from twinfold.client.problems import Problems
 from twinfold.client.read import Reader
 from twinfold.client.scan import Scan
+from twinfold.client.shortage import Shortage
 from twinfold.client.source import Source
 from twinfold.client.state import State
 from twinfold.client.state_file import open_state
@@ -159,13 +160,19 @@ class ScannedSource:
         with self._source.open() as root:
             self.ignore.reload(root)
             moves = MoveFinder(root, self.state, self._pending)
+            shortage = Shortage(self.problems)
             tools = Tools(
                 root=root,
                 state=self.state,
                 pending=self._pending,
                 builder=builder,
                 files=FilePlanner(
-                    self.state, builder, reader, Uploader(self.state, builder, reader), moves
+                    self.state,
+                    builder,
+                    reader,
+                    Uploader(self.state, builder, reader, shortage),
+                    moves,
+                    shortage,
                 ),
                 moves=moves,
                 problems=self.problems,

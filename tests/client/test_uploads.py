@@ -35,7 +35,7 @@ def test_an_edit_of_a_huge_file_is_spread_over_batches(tmp_path: Path, edited: i
     state = open_state(tmp_path / "state.sqlite", b"/source")
     state.acknowledge(segments, {}, None)
     builder = BatchBuilder(state, Pending(state), batches.append)
-    upload = UploadInParts(state, builder, b"u" * 16, b"big", Base(1, b"c" * 32))
+    upload = UploadInParts(state, builder, b"u" * 16, b"big", Base(1, b"c" * 32), 0)
     for start in range(0, CHUNKS, STRETCH):
         texts = [
             b"new" if number == edited else b"%d" % number

@@ -126,7 +126,7 @@ def test_what_lies_beyond_the_longest_path_can_be_changed(scratch: Path) -> None
         rig.apply([Move(levels[-1] + b"/x", b"y"), Delete(levels[0])])
         assert set(rig.tree()) == {b"y"}
         [(node, name)] = rig.index.attic(None)
-        rig.forest.purge(rig.committer.begin_purge(node, name))
+        rig.forest.purge(rig.committer.begin_purge([(node, name)])[0])
         assert rig.attic() == {}
 
 

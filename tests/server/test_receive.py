@@ -21,6 +21,7 @@ from twinfold.core.chunking import chunk_id
 from twinfold.core.manifest import content_id
 from twinfold.errors import (
     ContentMismatchError,
+    DestinationError,
     LostPlaceError,
     ProtocolError,
     RefusedError,
@@ -30,6 +31,7 @@ from twinfold.model import Chunk, MakeDirectory, MakeSymlink, Move, PutFile
 from twinfold.protocol import Batch, BatchAnswer, OpenSession, Session
 from twinfold.server.pending import OutOfOrderError, PendingBatches
 from twinfold.server.receive import ChunkFrame, Receiver
+from twinfold.server.room import RoomKeeper
 from twinfold.storage.interface import Forest, Location, Performed, Step
 
 Frame = Batch | ChunkFrame
@@ -67,7 +69,11 @@ class Service:
     def __init__(self, rig: Rig) -> None:
         self.rig = rig
         self.pending = PendingBatches(rig.index, rig.stager, rig.committer, rig.listen)
-        self.receiver = Receiver(rig.index, rig.stager, rig.committer, self.pending, rig.listen)
+        forest, committer = rig.forest, rig.committer
+        rooms = RoomKeeper(
+            rig.destination.space, rig.index, forest, committer, self.pending, rig.now, rig.listen
+        )
+        self.receiver = Receiver(rig.index, rig.stager, committer, self.pending, rooms, rig.listen)
 
     async def open_as(self, who: bytes, instance: bytes = b"i") -> Session:
         request = OpenSession(1, who, instance, who.decode(), take_over=True)
@@ -328,7 +334,7 @@ async def test_a_full_disk_heals(scratch: Path) -> None:
     async with serving(scratch) as service:
         session = await service.open_as(b"c")
         data = os.urandom(40_000)
-        with small_files_only(), pytest.raises(OSError, match="large"):
+        with small_files_only(), pytest.raises(DestinationError, match="index"):
             await service.put(session, 1, b"f", data)
         answer = await service.put(session, 1, b"f", data)
         assert answer.revision == session.revision + 1

@@ -51,7 +51,7 @@ def test_a_plain_user_can_change_what_is_read_only(plain_user_folder: Path) -> N
         assert set(rig.tree()) == {b"b"}
         rig.committer.settle()
         for node, name in rig.index.attic(None):
-            rig.forest.purge(rig.committer.begin_purge(node, name))
+            rig.forest.purge(rig.committer.begin_purge([(node, name)])[0])
         assert rig.attic() == {}
 
 
@@ -77,7 +77,7 @@ def test_a_plain_user_can_purge_what_cannot_be_entered(plain_user_folder: Path) 
         rig.apply([MakeDirectory(b"a", 0o755, 1), MakeDirectory(b"a/b", 0o000, 1)])
         rig.apply([Delete(b"a")])
         [(node, name)] = rig.index.attic(None)
-        rig.forest.purge(rig.committer.begin_purge(node, name))
+        rig.forest.purge(rig.committer.begin_purge([(node, name)])[0])
         assert os.listdir(plain_user_folder / "dest" / ".twinfold" / "attic") == []
 
 
@@ -163,6 +163,6 @@ def test_a_purge_follows_no_symlink(tmp_path: Path, outside: Path) -> None:
         os.symlink(outside, tmp_path / "dest" / "d" / "link")
         rig.apply([Delete(b"d")])
         [(node, name)] = rig.index.attic(None)
-        rig.forest.purge(rig.committer.begin_purge(node, name))
+        rig.forest.purge(rig.committer.begin_purge([(node, name)])[0])
     assert os.listdir(outside) == ["f"]
     assert os.listdir(tmp_path / "dest" / ".twinfold" / "attic") == []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from twinfold.client.dirty import Names
 from twinfold.client.watch import Dirty
@@ -60,6 +60,17 @@ class Agenda:
             self._names[path] = None if names is None or known is None else known | names
         self._trees |= dirty.trees | dirty.moved
 
+    def add_paths(self, paths: Iterable[bytes] | None) -> None:
+        """Add single entries; None adds everything."""
+        if paths is None:
+            self.full = True
+            return
+        for path in paths:
+            parent, name = split(path)
+            names = self._names.setdefault(parent, set())
+            if names is not None:
+                names.add(name)
+
     def take(self) -> Names | None:
         """Return the names to look at now, None for everything; they are off the agenda."""
         now_s = time.monotonic()
@@ -70,11 +81,7 @@ class Agenda:
             del self._due_s[path]
         if not everything:
             self._leave_to_their_time()
-        for path in due:
-            parent, name = split(path)
-            names = self._names.setdefault(parent, set())
-            if names is not None:
-                names.add(name)
+        self.add_paths(due)
         work = Names(self._names, self._trees)
         self._names, self._trees, self.full = {}, set(), False
         return None if everything else work

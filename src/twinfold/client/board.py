@@ -20,6 +20,7 @@ from twinfold.client.events import (
     Waiting,
 )
 from twinfold.client.problems import Problems
+from twinfold.client.shortage import Shortage
 from twinfold.client.source import UNMOUNTED
 from twinfold.client.state import State
 from twinfold.core.paths import display
@@ -32,7 +33,7 @@ from twinfold.model import (
     Move,
     PutFile,
 )
-from twinfold.protocol import BatchAnswer
+from twinfold.protocol import BatchAnswer, Refusal
 
 _PROGRESS_EVERY_S = 0.1
 
@@ -58,7 +59,10 @@ class Board:
 
     def __init__(self, source: bytes, server: str, state: State, listener: Listener) -> None:
         self.problems = Problems(listener)
+        self.shortage = Shortage(self.problems)
         self.held_deletions = 0
+        self.vain_batches = 0
+        self._told_problems = 0
         self.is_in_sync = False
         self._held_reason = self._held_source = ""
         self._source = source
@@ -83,6 +87,11 @@ class Board:
         """Whether there is neither a problem nor anything that is held."""
         return not len(self.problems) and not self.held_deletions
 
+    @property
+    def has_other_problems(self) -> bool:
+        """Whether there are more or fewer problems than when sync was reached last."""
+        return len(self.problems) != self._told_problems
+
     def tell(self, event: Event) -> None:
         """Pass an event on, and remember what it says about the client's activity."""
         self._activity = _ACTIVITIES.get(type(event), self._activity)
@@ -100,10 +109,12 @@ class Board:
         """Count a batch that is durable at the server, and tell of its changes."""
         self._activity, self._detail = "syncing", ""
         self._reused_bytes += max(0, batch.content_bytes - content_bytes)
-        refused = {refusal.index: refusal.reason for refusal in answer.refused}
+        if batch.changes and len(answer.refused) == len(batch.changes):
+            self.vain_batches += 1
+        refused = {refusal.index: refusal for refusal in answer.refused}
         for index, change in enumerate(batch.changes):
             if index in refused:
-                self.problems.note(_path(change), refused[index])
+                self._note_refused(change, refused[index])
                 continue
             if isinstance(change, PutFile):
                 self._files += 1
@@ -115,6 +126,16 @@ class Board:
         if now_s - self._told_s >= _PROGRESS_EVERY_S:
             self._told_s = now_s
             self._tell_progress()
+
+    def _note_refused(self, change: Change, refusal: Refusal) -> None:
+        if isinstance(change, ExtendUpload):
+            if refusal.again and change.left_bytes:
+                self.shortage.note_part(change.offset + change.left_bytes)
+        elif refusal.again:
+            size_bytes = change.size if isinstance(change, PutFile) else 0
+            self.shortage.note(change.path, size_bytes, refusal.reason)
+        else:
+            self.problems.note(change.path, refusal.reason)
 
     def count_sent(self, total_bytes: int) -> None:
         """Take over how many bytes have left the client in request bodies."""
@@ -165,6 +186,7 @@ class Board:
         )
         self._files = self._size_bytes = self._reused_bytes = 0
         self._sent_before = self._sent_bytes
+        self._told_problems = event.problems
         self.tell(event)
 
     def remain_in_sync(self) -> None:
@@ -212,7 +234,3 @@ def applied(change: Change) -> Applied | None:
     if isinstance(change, ExtendUpload):
         return None
     return Applied("attributes", change.path)
-
-
-def _path(change: Change) -> bytes:
-    return b"" if isinstance(change, ExtendUpload) else change.path

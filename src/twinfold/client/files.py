@@ -9,6 +9,7 @@ from twinfold.client.batch import BatchBuilder
 from twinfold.client.effects import Effect, Insert, Node, Relocate, Update
 from twinfold.client.moves import MoveFinder, Origin
 from twinfold.client.read import WHOLE_BYTES, Cut, Reader, settled
+from twinfold.client.shortage import NoRoomError, Shortage
 from twinfold.client.state import State
 from twinfold.client.tree import Directory
 from twinfold.client.uploads import Uploader
@@ -30,12 +31,14 @@ class FilePlanner:
         reader: Reader,
         uploader: Uploader,
         moves: MoveFinder,
+        shortage: Shortage,
     ) -> None:
         self._state = state
         self._builder = builder
         self._reader = reader
         self._uploader = uploader
         self._moves = moves
+        self._shortage = shortage
 
     def read_ahead(self, directory: Directory, files: Sequence[tuple[bytes, Facts]]) -> None:
         """Read small files together that will be put next."""
@@ -53,9 +56,16 @@ class FilePlanner:
         """Put a name that was not there before: a move if its content comes along, else a file."""
         origin = None if replacing else self._moves.find(facts, path)
         expected = origin.known if origin else None
-        now, content, cuts, manifest, upload, effects = self._read(
-            directory, path, name, facts, expected
-        )
+        if origin is None and self._shortage.is_short_of(facts[2]):
+            self._shortage.note(path, facts[2])
+            return
+        try:
+            now, content, cuts, manifest, upload, effects = self._read(
+                directory, path, name, facts, expected
+            )
+        except NoRoomError:
+            self._shortage.note(path, facts[2])
+            return
         if origin is not None and _has_content(origin.known, now, content):
             self._move(origin, path, parent, name, now)
             return
@@ -72,9 +82,16 @@ class FilePlanner:
         known: Known,
     ) -> None:
         """Read a file that may have changed, and send what did: content, attributes, nothing."""
-        now, content, cuts, manifest, upload, effects = self._read(
-            directory, path, name, facts, known
-        )
+        if self._shortage.is_short_of(facts[2]):
+            self._shortage.note(path, facts[2])
+            return
+        try:
+            now, content, cuts, manifest, upload, effects = self._read(
+                directory, path, name, facts, known
+            )
+        except NoRoomError:
+            self._shortage.note(path, facts[2])
+            return
         if not _has_content(known, now, content):
             node = _node(known.node, parent, name, now, content, manifest)
             self._put(path, now, content, cuts, upload, *effects, Update(node))

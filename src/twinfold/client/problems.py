@@ -28,6 +28,7 @@ class Problems:
         self._doubted: set[bytes] = set()
         self._unlisted = 0
         self._unseen: set[bytes] = set()
+        self._lasting: set[bytes] = set()
 
     def __len__(self) -> int:
         with self._lock:
@@ -38,14 +39,16 @@ class Problems:
         with self._lock:
             return [Problem(path, self._reasons[path]) for path in self._order]
 
-    def note(self, path: bytes, reason: str) -> None:
-        """There is a problem at this path."""
+    def note(self, path: bytes, reason: str, *, lasting: bool = False) -> None:
+        """There is a problem at this path; a lasting one stays until it is resolved, or gone."""
         with self._lock:
             known = self._reasons.get(path)
             if known is None and len(self._reasons) >= MAX_LISTED:
                 self._unlisted += 1
                 return
             self._doubted.discard(path)
+            if lasting:
+                self._lasting.add(path)
             if self._again is not None:
                 self._again.add(path)
             if known == reason:
@@ -54,6 +57,12 @@ class Problems:
                 insort(self._order, path)
             self._reasons[path] = reason
         self._listener(Problem(path, reason))
+
+    def resolve(self, path: bytes) -> None:
+        """A lasting problem is over."""
+        with self._lock:
+            if path in self._lasting:
+                self._drop([path])
 
     def clear(self, path: bytes) -> None:
         """Whatever was wrong at this path is no longer, or will be noted again."""
@@ -80,7 +89,7 @@ class Problems:
         if self._reasons:
             with self._lock:
                 paths = (join(parent, name) for name in names)
-                self._doubted = {path for path in paths if path in self._reasons}
+                self._doubted = {path for path in paths if path in self._reasons} - self._lasting
 
     def confirm(self, path: bytes) -> None:
         """What is wrong at this path, if anything, is so still."""
@@ -111,7 +120,7 @@ class Problems:
     def begin_full_scan(self) -> None:
         """From here to `end_full_scan` every problem that still exists is noted again."""
         with self._lock:
-            self._again = set()
+            self._again = set(self._lasting)
             self._unlisted = 0
             self._unseen = set()
 
@@ -131,5 +140,6 @@ class Problems:
 
     def _drop(self, paths: Iterable[bytes]) -> None:
         for path in paths:
+            self._lasting.discard(path)
             if self._reasons.pop(path, None) is not None:
                 del self._order[bisect_left(self._order, path)]

@@ -16,6 +16,7 @@ from twinfold.client.tree import Directory, facts_of, open_path, representable, 
 from twinfold.core.chunking import MIN_SIZE_BYTES, cut_lengths
 from twinfold.core.manifest import EMPTY_CONTENT, ContentHasher
 from twinfold.core.planning import FILE, UNSETTLED_CTIME_NS, Facts, is_racy
+from twinfold.errors import DescriptorsError
 from twinfold.model import Chunk
 
 WHOLE_BYTES = 4 * 1024 * 1024
@@ -29,6 +30,8 @@ _AHEAD_FILES = 128
 
 SWAPPED = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EINVAL, errno.ENXIO, errno.ESTALE}
 """What the calls answer when an entry became something else since it was listed."""
+
+OUT_OF_DESCRIPTORS = {errno.EMFILE, errno.ENFILE}
 
 Cut = tuple[Chunk, bytes | memoryview]
 """A chunk and its bytes, which are valid until the next read."""
@@ -173,6 +176,19 @@ def windows(files: Sequence[tuple[bytes, Facts]]) -> Iterator[Sequence[tuple[byt
         size_bytes += facts.size
     if start < len(files):
         yield files[start:]
+
+
+def check_descriptors(error: Exception) -> None:
+    """Make sure that an error says something of the entry, not of this process.
+
+    Raises:
+        DescriptorsError: no more files could be opened.
+    """
+    if isinstance(error, OSError) and error.errno in OUT_OF_DESCRIPTORS:
+        raise DescriptorsError(
+            f"this client cannot open more files ({(error.strerror or str(error)).lower()}); raise"
+            " its limit (ulimit -n), it goes on by itself then"
+        ) from error
 
 
 def is_unchanged(fd: int, facts: Facts) -> bool:

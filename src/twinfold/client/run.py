@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from twinfold.client.batch import Batch, BatchBuilder, Pending
 from twinfold.client.board import Board, applied
@@ -26,8 +26,9 @@ from twinfold.client.link import Link
 from twinfold.client.moves import MoveFinder
 from twinfold.client.place import ClientPlace, place_of
 from twinfold.client.problems import Problems
-from twinfold.client.read import Reader
+from twinfold.client.read import OUT_OF_DESCRIPTORS, Reader
 from twinfold.client.scan import Scan
+from twinfold.client.shortage import Shortage
 from twinfold.client.source import Source
 from twinfold.client.state import State
 from twinfold.client.state_file import copy_state, open_state
@@ -36,7 +37,7 @@ from twinfold.client.tools import Tools
 from twinfold.client.uploads import Uploader
 from twinfold.config import ClientSettings
 from twinfold.core.paths import display
-from twinfold.errors import RefusedError
+from twinfold.errors import RefusedError, StateError
 from twinfold.system.locks import FolderLock
 
 _Result = TypeVar("_Result")
@@ -52,6 +53,7 @@ async def run_client(settings: ClientSettings, listener: Listener, stop: asyncio
         TwinfoldError: it cannot be done; the text says why.
     """
     place = place_of(settings.state_dir, settings.source)
+    asyncio.get_running_loop().set_exception_handler(_without_descriptors)
     with _opened_state(settings, place) as state:
         connection = Connection(settings.address, RateLimit(settings.limit_bytes_per_s))
         board = Board(settings.source, connection.url, state, listener)
@@ -74,6 +76,16 @@ async def run_client(settings: ClientSettings, listener: Listener, stop: asyncio
                 raise RefusedError(error.code, f"{error} (it is in {place.folder})") from error
 
 
+def _without_descriptors(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Leave it to the scan to say that no more files can be opened.
+
+    Who asks for the status meanwhile is answered when it is over: the loop tries again.
+    """
+    error = context.get("exception")
+    if not (isinstance(error, OSError) and error.errno in OUT_OF_DESCRIPTORS):
+        loop.default_exception_handler(context)
+
+
 async def _run_until(synchroniser: Synchroniser, stop: asyncio.Event, once: bool) -> int:
     running = asyncio.create_task(synchroniser.run())
     stopping = asyncio.create_task(stop.wait())
@@ -90,14 +102,24 @@ async def _run_until(synchroniser: Synchroniser, stop: asyncio.Event, once: bool
 
 @contextmanager
 def _opened_state(settings: ClientSettings, place: ClientPlace) -> Iterator[State]:
-    place.create()
-    subject = f"{display(settings.source)} is already being synchronised"
-    with FolderLock(place.lock, subject):
+    lock = FolderLock(place.lock, f"{display(settings.source)} is already being synchronised")
+    try:
+        place.create()
+        lock.acquire()
+    except OSError as error:
+        folder = display(os.fsencode(place.lock.parent))
+        raise StateError(
+            f"the client's state folder {folder} cannot be used ({error.strerror or error});"
+            " make room there, or name another one with TWINFOLD_STATE_DIR"
+        ) from error
+    try:
         state = open_state(place.state, settings.source)
         try:
             yield state
         finally:
             state.close()
+    finally:
+        lock.release()
 
 
 def _name(source: bytes) -> str:
@@ -178,8 +200,9 @@ def _scan_dry(
     with source.open() as root:
         ignore.reload(root)
         moves = MoveFinder(root, state, pending)
-        uploader = Uploader(state, builder, reader)
-        files = FilePlanner(state, builder, reader, uploader, moves)
+        shortage = Shortage(problems)
+        uploader = Uploader(state, builder, reader, shortage)
+        files = FilePlanner(state, builder, reader, uploader, moves, shortage)
         scan = Scan(
             Tools(
                 root,

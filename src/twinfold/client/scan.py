@@ -13,7 +13,13 @@ from twinfold.client.effects import Effect, Insert, Node, Relocate, Remove, Upda
 from twinfold.client.guard import Absences, Taken
 from twinfold.client.ignore import IGNORE_FILE
 from twinfold.client.levels import Child, Level
-from twinfold.client.read import SWAPPED, ScanStoppedError, UnsettledError, windows
+from twinfold.client.read import (
+    SWAPPED,
+    ScanStoppedError,
+    UnsettledError,
+    check_descriptors,
+    windows,
+)
 from twinfold.client.source import UNMOUNTED, Mounts
 from twinfold.client.state import ROOT_NODE
 from twinfold.client.tools import Tools
@@ -210,6 +216,7 @@ class Scan:
 
     def note_error(self, parent: bytes, name: bytes, error: Exception) -> None:
         """Looking at the name failed: it changes just now, or is a problem."""
+        check_descriptors(error)
         if isinstance(error, OSError) and error.errno not in SWAPPED:
             self.note_problem(join(parent, name), reason_of(error))
         else:
@@ -217,6 +224,7 @@ class Scan:
 
     def note_unentered(self, path: bytes, error: OSError) -> None:
         """A directory could not be looked into: when it can be, all below it is compared."""
+        check_descriptors(error)
         self.tools.problems.note_unseen(path)
         if path:
             self.note_error(*split(path), error)

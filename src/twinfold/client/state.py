@@ -54,11 +54,16 @@ class State:
     """The state of one source in one SQLite file; usable from any thread.
 
     Opened by `open_state`. ``lock`` may be held to see several answers at one moment.
+
+    Attributes:
+        folder: the folder that the file is in.
     """
 
     def __init__(self, database: sqlite3.Connection) -> None:
         self._database = database
         self.lock = threading.RLock()
+        path = self._one("SELECT file FROM pragma_database_list WHERE name = 'main'")
+        self.folder = os.path.dirname(str(path))
         self._last_node = max(ROOT_NODE, self._one("SELECT max(id) FROM nodes") or 0)
         self._last_manifest = self._one("SELECT max(manifest) FROM segments") or 0
         self.files, self.size_bytes, self.entries = (
@@ -69,12 +74,6 @@ class State:
         """Close the file; everything acknowledged is in it."""
         with self.lock:
             self._database.close()
-
-    @property
-    def folder(self) -> str:
-        """The folder that the file is in."""
-        path = self._one("SELECT file FROM pragma_database_list WHERE name = 'main'")
-        return os.path.dirname(str(path))
 
     def text(self, key: str) -> str | None:
         """Return a text that was kept under ``key``."""
@@ -232,7 +231,10 @@ class State:
                 if self._database.in_transaction:
                     self._database.execute("ROLLBACK")
                 if isinstance(error, sqlite3.Error):
-                    raise StateError(f"the client's state cannot be written: {error}") from error
+                    raise StateError(
+                        f"the client's state in {self.folder} cannot be written: {error};"
+                        " free some room there, it goes on by itself then"
+                    ) from error
                 raise
 
     def insert(self, node: Node) -> None:

@@ -35,6 +35,7 @@ from twinfold.config import ClientSettings, is_loopback
 from twinfold.core.compression import CompressionChooser
 from twinfold.errors import (
     ConnectionLostError,
+    DescriptorsError,
     ProtocolError,
     SourceReplacedError,
     SourceVanishedError,
@@ -89,6 +90,7 @@ class Synchroniser:
         self._serial = 0
         self._use_bases = True
         self._losses = 0
+        self._is_lost = False
         self.waiters = Waiters()
         self._untold_batches = 0
         self._rescan_at_s = 0.0
@@ -138,23 +140,25 @@ class Synchroniser:
     async def _work_safely(self) -> None:
         """Do one cycle; what breaks it is said, and everything is looked at again."""
         try:
+            if self._is_lost:
+                await self._find_place()
+                self._is_lost = False
             await self._cycle()
             self._losses = 0
+            return
         except LostPlaceError as error:
             self._use_bases = not error.avoid_bases
             await self._pause(str(error), min(FAILURE_DELAY_S, 0.05 * 2**self._losses))
             self._losses = min(self._losses + 1, 10)
-            await self._find_place()
         except SourceVanishedError as error:
             if self._settings.once:
                 raise
             await self._await_source(error)
-            await self._find_place()
-        except (ProtocolError, StateError) as error:
+        except (ProtocolError, StateError, DescriptorsError) as error:
             if self._settings.once:
                 raise
             await self._pause(str(error), FAILURE_DELAY_S)
-            await self._find_place()
+        self._is_lost = self._agenda.full = True
 
     async def _pause(self, reason: str, duration_s: float) -> None:
         self._board.tell(Waiting(reason, duration_s))
@@ -167,6 +171,7 @@ class Synchroniser:
         self._collect()
         work = self._agenda.take()
         self._board.begin_work()
+        self._board.shortage.begin_cycle(everything=work is None)
         if work is None:
             self._board.tell(Scanning())
         try:
@@ -176,6 +181,7 @@ class Synchroniser:
             raise
         for path in self._agenda.settle(scan.retry):
             self._board.problems.note(path, "is busy: it changes while it is read")
+        self._board.shortage.end_cycle()
         if work is None:
             self._use_bases = True
         self._guard.spend(scan.tools.allowance)
@@ -205,7 +211,8 @@ class Synchroniser:
         agenda, board = self._agenda, self._board
         if agenda.has_news or agenda.is_settling or board.held_deletions:
             return
-        if self._untold_batches or board.never_in_sync or self._settings.once:
+        news = self._untold_batches or board.has_other_problems or board.never_in_sync
+        if news or self._settings.once:
             self._untold_batches = 0
             board.count_sent(self._link.connection.sent_bytes)
             board.reach_sync()
@@ -223,7 +230,7 @@ class Synchroniser:
             self._acknowledged,
             send_all=is_first,
         )
-        serial = self._serial
+        serial, in_vain = self._serial, self._board.vain_batches
         loop = asyncio.get_running_loop()
         scanning = loop.run_in_executor(
             self._worker, lambda: self._scan(work, transfer, loop, is_first)
@@ -239,7 +246,7 @@ class Synchroniser:
         finally:
             self._stop.clear()
             self._pending.clear()
-        return scan, self._serial - serial
+        return scan, self._serial - serial - (self._board.vain_batches - in_vain)
 
     def _scan(
         self,
@@ -266,13 +273,14 @@ class Synchroniser:
 
     def _tools(self, root: Directory, builder: BatchBuilder) -> Tools:
         moves = MoveFinder(root, self._state, self._pending)
-        uploader = Uploader(self._state, builder, self._reader, self._use_bases)
+        shortage = self._board.shortage
+        uploader = Uploader(self._state, builder, self._reader, shortage, self._use_bases)
         return Tools(
             root=root,
             state=self._state,
             pending=self._pending,
             builder=builder,
-            files=FilePlanner(self._state, builder, self._reader, uploader, moves),
+            files=FilePlanner(self._state, builder, self._reader, uploader, moves, shortage),
             moves=moves,
             problems=self._board.problems,
             ignore=self._ignore,
@@ -328,7 +336,8 @@ class Synchroniser:
             if self._watcher is not None:
                 watching.append(asyncio.create_task(self._watcher.changed()))
             rescan_s = self._rescan_at_s - time.monotonic()
-            timeout_s = max(0.0, min(rescan_s, self._agenda.next_due_s()))
+            room_s = self._board.shortage.next_due_s()
+            timeout_s = max(0.0, min(rescan_s, room_s, self._agenda.next_due_s()))
             try:
                 done, _ = await asyncio.wait(
                     watching, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED
@@ -340,6 +349,8 @@ class Synchroniser:
                 await asyncio.sleep(COALESCE_S)
             if time.monotonic() >= self._rescan_at_s:
                 self._agenda.full = True
+            if self._board.shortage.next_due_s() <= 0:
+                self._agenda.add_paths(self._board.shortage.take())
             self._collect()
 
     def _collect(self) -> None:

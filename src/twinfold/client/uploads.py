@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from typing import NamedTuple
 
@@ -10,6 +11,7 @@ from blake3 import blake3
 from twinfold.client.batch import BatchBuilder, Stretch
 from twinfold.client.effects import Effect, SaveSegment
 from twinfold.client.read import WHOLE_BYTES, Cut, Reader, UnsettledError, check_unchanged
+from twinfold.client.shortage import NoRoomError, Shortage
 from twinfold.client.state import SEGMENT_CHUNKS, State
 from twinfold.core.manifest import ContentHasher, Differ
 from twinfold.core.planning import Facts, Known
@@ -46,11 +48,17 @@ class Uploader:
     """
 
     def __init__(
-        self, state: State, builder: BatchBuilder, reader: Reader, use_bases: bool = True
+        self,
+        state: State,
+        builder: BatchBuilder,
+        reader: Reader,
+        shortage: Shortage,
+        use_bases: bool = True,
     ) -> None:
         self._state = state
         self._builder = builder
         self._reader = reader
+        self._shortage = shortage
         self._use_bases = use_bases
         self._client_id = state.blob("client_id")
 
@@ -59,22 +67,26 @@ class Uploader:
 
         Raises:
             UnsettledError: the file changed meanwhile; the server drops what it got.
+            NoRoomError: the server has no room for it.
         """
         if expected is not None and self._is_unchanged_without_manifest(fd, facts, expected):
             return Uploaded(expected.content, 0, b"", [])
         base = None
         if expected is not None and expected.manifest and self._use_bases:
             base = Base(expected.manifest, expected.content)
-        work = UploadInParts(self._state, self._builder, self._upload_id(path, facts), path, base)
+        upload = self._upload_id(path, facts)
+        work = UploadInParts(self._state, self._builder, upload, path, base, disk_bytes(fd))
         try:
             for cuts in self._reader.stretches(fd):
+                if self._shortage.is_short_of(facts.size):
+                    raise NoRoomError
                 if work.is_at_start and base is None and cuts and self._use_bases:
                     found = self._state.manifest_beginning_with(cuts[0][0].id)
                     work.use_base(Base(*found) if found else None)
                 check_unchanged(fd, facts)
                 work.extend(cuts)
             check_unchanged(fd, facts)
-        except (UnsettledError, OSError):
+        except (UnsettledError, NoRoomError, OSError):
             work.abandon()
             raise
         return work.finish(expected)
@@ -100,12 +112,19 @@ class UploadInParts:
     """
 
     def __init__(
-        self, state: State, builder: BatchBuilder, upload: bytes, path: bytes, base: Base | None
+        self,
+        state: State,
+        builder: BatchBuilder,
+        upload: bytes,
+        path: bytes,
+        base: Base | None,
+        disk_bytes: int,
     ) -> None:
         self._state = state
         self._builder = builder
         self._upload = upload
         self._path = path
+        self._disk_bytes = disk_bytes
         self._manifest = state.allocate_manifest()
         self._hasher = ContentHasher()
         self._offset = 0
@@ -232,9 +251,10 @@ class UploadInParts:
         if self._runs:
             keeps = any(run.keep_count for run in self._runs)
             base = self._base.content if self._base is not None and keeps else b""
-            self._builder.add(
-                ExtendUpload(self._upload, self._part_offset, base, self._runs), *self._effects
-            )
+            offset = self._part_offset
+            left_bytes = max(0, self._disk_bytes - offset)
+            part = ExtendUpload(self._upload, offset, base, self._runs, left_bytes)
+            self._builder.add(part, *self._effects)
             self._effects = []
         self._runs, self._part_chunks = [], 0
         self._part_offset = self._offset
@@ -249,3 +269,10 @@ class UploadInParts:
             self._effects.append(SaveSegment(self._manifest, self._segments, bytes(self._ids)))
             self._segments += 1
             self._ids = bytearray()
+
+
+def disk_bytes(fd: int) -> int:
+    """Return about what a file takes on the disk: holes do not count."""
+    status = os.fstat(fd)
+    blocks: int | None = getattr(status, "st_blocks", None)
+    return status.st_size if blocks is None else min(status.st_size, blocks * 512)

@@ -12,7 +12,7 @@ from twinfold.core.paths import display
 from twinfold.output import write_line
 from twinfold.screen.story import one_line
 from twinfold.screen.text import clock, count, size
-from twinfold.server.events import Committed, Event, Listening, Message, SessionOpened
+from twinfold.server.events import AtticGaveWay, Committed, Event, Listening, Message, SessionOpened
 
 SUMMARY_EVERY_S = 2.0
 
@@ -113,6 +113,11 @@ class ServerScreen:
         match event:
             case Message():
                 self._write(one_line(event.text))
+            case AtticGaveWay():
+                self._write(
+                    "room ran low: the attic's oldest gave way,"
+                    f" {count(event.entries, 'entry', 'entries')}, {size(event.size_bytes)}"
+                )
             case SessionOpened() if self._terminal:
                 self._write(_session_text(event))
             case Committed():

@@ -15,6 +15,7 @@ from twinfold.core.paths import display, is_within, split
 from twinfold.errors import ContentMismatchError, LostPlaceError
 from twinfold.model import (
     ROOT_PATH,
+    Change,
     Delete,
     ExtendUpload,
     Kind,
@@ -25,8 +26,8 @@ from twinfold.model import (
     SetAttributes,
 )
 from twinfold.protocol import Refusal
-from twinfold.server.stage import upload_name
-from twinfold.server.staged import StagedBatch, StagedChange
+from twinfold.server.lack import NO_ROOM, Lack
+from twinfold.server.staged import StagedBatch, StagedChange, upload_name
 from twinfold.storage.interface import (
     ATTIC,
     STAGING,
@@ -44,14 +45,68 @@ _MANIFEST_PAGE = 4_096
 _SYMLINK_MODE = 0o777
 
 
+class Barred:
+    """Directories and uploads that were refused, so that what builds on them has to be, too.
+
+    They are open again once they themselves have been taken.
+    """
+
+    def __init__(self) -> None:
+        self._paths: set[bytes] = set()
+        self._uploads: set[bytes] = set()
+
+    def clear(self) -> None:
+        """Another client's work begins."""
+        self._paths.clear()
+        self._uploads.clear()
+
+    def add(self, change: Change) -> None:
+        """The change was refused."""
+        if isinstance(change, MakeDirectory | Move):
+            self._paths.add(change.path)
+        elif isinstance(change, ExtendUpload):
+            self._uploads.add(change.upload)
+
+    def discard(self, change: Change) -> None:
+        """The change is taken."""
+        if isinstance(change, ExtendUpload):
+            self._uploads.discard(change.upload)
+        elif not isinstance(change, SetAttributes):
+            self._paths.discard(change.path)
+
+    def lack_of(self, change: Change, is_restart: bool) -> Lack | None:
+        """Return why a change has to be refused, if so; ``is_restart`` of an upload's part."""
+        if isinstance(change, ExtendUpload):
+            return NO_ROOM if change.upload in self._uploads and not is_restart else None
+        if isinstance(change, PutFile) and change.upload in self._uploads:
+            return NO_ROOM
+        if not self._paths:
+            return None
+        is_below = self._is_below(split(change.path)[0] if change.path else b"")
+        if isinstance(change, Move):
+            is_below = is_below or self._is_below(change.source)
+        if isinstance(change, SetAttributes):
+            is_below = is_below or change.path in self._paths
+        return NO_ROOM if is_below else None
+
+    def _is_below(self, path: bytes) -> bool:
+        while path:
+            if path in self._paths:
+                return True
+            path = split(path)[0]
+        return False
+
+
 class Application:
     """Applies changes in order to one index transaction, and gathers their steps.
 
     ``unused`` are staged objects that turned out not to be needed.
     """
 
-    def __init__(self, work: IndexTransaction, now_ns: int) -> None:
+    def __init__(self, work: IndexTransaction, now_ns: int, barred: Barred) -> None:
         self._work = work
+        self._barred = barred
+        self._lacks: dict[int, list[Refusal]] = {}
         self._now_ns = now_ns
         self._directories: dict[bytes, int] = {ROOT_PATH: TREE}
         self._touched: dict[int, None] = {}
@@ -68,21 +123,45 @@ class Application:
         """
         for index, staged in enumerate(batch.changes):
             self._change = (batch.number, index)
-            change = staged.change
-            if isinstance(change, PutFile):
-                self._put_file(staged, change)
-            elif isinstance(change, SetAttributes):
-                self._set_attributes(change)
-            elif isinstance(change, MakeDirectory):
-                self._make_directory(staged, change)
-            elif isinstance(change, MakeSymlink):
-                self._make_symlink(staged, change)
-            elif isinstance(change, Delete):
-                self._delete(change)
-            elif isinstance(change, Move):
-                self._move(change)
+            lack = staged.refusal or self._barred.lack_of(staged.change, self._restarts(staged))
+            if lack is not None:
+                self._refuse(staged, lack)
             else:
-                self._extend_upload(staged, change)
+                self._barred.discard(staged.change)
+                self._apply(staged)
+
+    def _apply(self, staged: StagedChange) -> None:
+        change = staged.change
+        if isinstance(change, PutFile):
+            self._put_file(staged, change)
+        elif isinstance(change, SetAttributes):
+            self._set_attributes(change)
+        elif isinstance(change, MakeDirectory):
+            self._make_directory(staged, change)
+        elif isinstance(change, MakeSymlink):
+            self._make_symlink(staged, change)
+        elif isinstance(change, Delete):
+            self._delete(change)
+        elif isinstance(change, Move):
+            self._move(change)
+        else:
+            self._extend_upload(staged, change)
+
+    def _restarts(self, staged: StagedChange) -> bool:
+        """Tell whether a part of an upload builds on nothing but what is there."""
+        change = staged.change
+        if not isinstance(change, ExtendUpload):
+            return False
+        node = self._work.child(STAGING, staged.name)
+        return change.offset + staged.kept_bytes <= (node.size if node else 0)
+
+    def _refuse(self, staged: StagedChange, lack: Lack) -> None:
+        number, index = self._change
+        self._lacks.setdefault(number, []).append(Refusal(index, lack.reason, lack.again))
+        self._barred.add(staged.change)
+        is_kept = staged.name and self._work.child(STAGING, staged.name) is not None
+        if staged.name and not is_kept:
+            self.unused.append(staged.name)
 
     def steps(self) -> list[Step]:
         """Return the steps of all changes so far; directories get their attributes last."""
@@ -98,7 +177,7 @@ class Application:
 
     def refusals(self, refused: Sequence[tuple[int, str]]) -> dict[int, list[Refusal]]:
         """Return, by number of a batch, which of its changes the nodes refused belong to."""
-        by_batch: dict[int, list[Refusal]] = {}
+        by_batch = self._lacks
         for node, reason in refused:
             if node in self._origins:
                 number, index = self._origins[node]

@@ -15,6 +15,7 @@ from twinfold.storage.interface import ATTIC, Forest, Index
 
 _FIRST_AFTER_S = 5.0
 _EVERY_S = 600.0
+_GROUP = 64
 
 
 class Collector:
@@ -58,11 +59,10 @@ class Collector:
         await asyncio.to_thread(self._purge_doomed)
         before_ns = expires_before_ns(self._now_ns(), self._keep_s)
         expired = await asyncio.to_thread(self._index.attic, before_ns)
-        for node, name in expired:
-            doomed = await self._pending.in_commit_thread(
-                functools.partial(self._committer.begin_purge, node, name)
-            )
-            await asyncio.to_thread(self._forest.purge, doomed)
+        for start in range(0, len(expired), _GROUP):
+            purge = functools.partial(self._committer.begin_purge, expired[start : start + _GROUP])
+            for doomed in await self._pending.in_commit_thread(purge):
+                await asyncio.to_thread(self._forest.purge, doomed)
         stale_ns = expires_before_ns(self._now_ns(), UPLOAD_PATIENCE_S)
         for node, name in await asyncio.to_thread(self._index.staged, stale_ns):
             await self._pending.in_commit_thread(

@@ -15,6 +15,7 @@ All of this runs in one thread.
 from __future__ import annotations
 
 import contextlib
+import errno
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
@@ -23,10 +24,12 @@ from twinfold.core.session import FolderSession
 from twinfold.errors import DestinationError
 from twinfold.model import ExtendUpload, Kind, MakeDirectory, MakeSymlink, PutFile
 from twinfold.protocol import OpenSession, Refusal
-from twinfold.server.apply import Application
-from twinfold.server.staged import StagedBatch
+from twinfold.server.apply import Application, Barred
+from twinfold.server.lack import lack_of
+from twinfold.server.staged import StagedBatch, StagedChange
 from twinfold.storage.interface import (
     ATTIC,
+    DoubtfulIndexError,
     Forest,
     Found,
     Index,
@@ -62,6 +65,8 @@ class Committer:
         self._unsettled: list[Performed] = []
         self._open_steps = 0
         self._steps_failed = False
+        self._sync_failed = False
+        self._barred = Barred()
 
     @property
     def is_settled(self) -> bool:
@@ -81,6 +86,19 @@ class Committer:
                 self._perform(steps, again=True)
             self.settle()
         self._steps_failed = False
+
+    def drop_suspects(self) -> None:
+        """After a failed sync, throw away what is staged: the system may have lost its bytes.
+
+        It is asked for and written anew. Called when no batch is under way.
+
+        Raises:
+            OSError: the disk does not let us.
+        """
+        if self._sync_failed:
+            for node, name in self._index.staged():
+                self.forget_upload(node, name)
+            self._sync_failed = False
 
     def finish_steps(self) -> None:
         """Make sure that what was committed is also visible.
@@ -115,6 +133,8 @@ class Committer:
             take_over=request.take_over,
             active=active,
         )
+        if session.epoch != before.epoch:
+            self._barred.clear()
         if session != before:
             with self._index.transaction() as work:
                 work.save_session(session)
@@ -125,28 +145,34 @@ class Committer:
 
         Returns:
             The folder's revision before them, and by number of a batch the changes that the
-            file system will never take.
+            file system does not take.
 
         Raises:
             ProtocolError: a change cannot be applied; none of the batches took effect.
             OSError: the disk does not let us. Either none of the batches took effect, or
                 they are decided and `recover` goes on with them.
         """
+        if self._sync_failed:
+            raise OSError(errno.EIO, "what was staged before a sync failed has to go first")
         self.finish_steps()
         session = self._index.session()
         durable_before = self._flush(batches)
         with self._forest_lock:
-            with self._index.transaction() as work:
-                if durable_before:
-                    self._settle_in(work)
-                application = Application(work, self._now_ns())
-                for batch in batches:
-                    application.apply(batch)
-                steps = application.steps()
-                work.add_intents(steps)
-                work.save_session(rules.commit_batches(session, len(batches)))
-            for batch in batches:
-                batch.is_decided = True
+            try:
+                with self._index.transaction() as work:
+                    if durable_before:
+                        self._settle_in(work)
+                    application = Application(work, self._now_ns(), self._barred)
+                    for batch in batches:
+                        application.apply(batch)
+                    steps = application.steps()
+                    work.add_intents(steps)
+                    work.save_session(rules.commit_batches(session, len(batches)))
+            except DoubtfulIndexError:
+                # Should we end now, the next start may find it committed.
+                _decide(batches)
+                raise
+            _decide(batches)
             if durable_before:
                 self._forget_settled()
             self._open_steps += len(steps)
@@ -162,13 +188,10 @@ class Committer:
         for batch in batches:
             for staged in batch.changes:
                 change = staged.change
-                if isinstance(change, MakeDirectory):
-                    staged.inode = staged.inode or self._staging.create_directory(staged.name)
-                    others += 1
-                elif isinstance(change, MakeSymlink):
-                    staged.inode = staged.inode or self._staging.create_symlink(
-                        staged.name, change.target
-                    )
+                if staged.refusal is not None:
+                    continue
+                if isinstance(change, MakeDirectory | MakeSymlink):
+                    self._create(staged, change)
                     others += 1
                 elif isinstance(change, ExtendUpload):
                     files[staged.name] = None
@@ -180,7 +203,24 @@ class Committer:
                         )
         if not files and not others:
             return False
-        return self._staging.flush(list(files), others)
+        try:
+            return self._staging.flush(list(files), others)
+        except OSError:
+            self._sync_failed = True
+            raise
+
+    def _create(self, staged: StagedChange, change: MakeDirectory | MakeSymlink) -> None:
+        if staged.inode:
+            return
+        try:
+            if isinstance(change, MakeDirectory):
+                staged.inode = self._staging.create_directory(staged.name)
+            else:
+                staged.inode = self._staging.create_symlink(staged.name, change.target)
+        except OSError as error:
+            staged.refusal = lack_of(error)
+            if staged.refusal is None:
+                raise
 
     def _perform(self, steps: Sequence[Step], *, again: bool) -> list[tuple[int, str]]:
         self._steps_failed = True
@@ -203,7 +243,12 @@ class Committer:
         self.finish_steps()
         if not self._open_steps:
             return
-        self._staging.flush_all()
+        try:
+            self._staging.flush_all()
+        except OSError:
+            # The next sync may succeed without having written what this one lost.
+            self._steps_failed = True
+            raise
         with self._index.transaction() as work:
             self._settle_in(work)
         self._forget_settled()
@@ -228,23 +273,29 @@ class Committer:
         work.save(node, moved=True)
         work.add_to_attic(node.id, found.location.name, self._now_ns())
 
-    def begin_purge(self, node_id: int, name: bytes) -> bytes:
-        """Take something out of the attic for good; return the name to purge it by.
+    def begin_purge(self, kept: Sequence[tuple[int, bytes]]) -> list[bytes]:
+        """Take (node, name) out of the attic for good; return the names to purge them by.
 
         Raises:
             OSError: the disk does not let us.
         """
         self.settle()
-        doomed = DOOMED_PREFIX + name
         with self._forest_lock:
-            with contextlib.suppress(FileNotFoundError):
-                self._forest.rename_in_attic(name, doomed)
+            for _, name in kept:
+                with contextlib.suppress(FileNotFoundError):
+                    self._forest.rename_in_attic(name, DOOMED_PREFIX + name)
             with self._index.transaction() as work:
-                work.forget(node_id)
-        return doomed
+                for node, _ in kept:
+                    work.forget(node)
+        return [DOOMED_PREFIX + name for _, name in kept]
 
     def forget_upload(self, node_id: int, name: bytes) -> None:
         """Drop an upload that nobody goes on with."""
         self._staging.discard([name])
         with self._index.transaction() as work:
             work.forget(node_id)
+
+
+def _decide(batches: Sequence[StagedBatch]) -> None:
+    for batch in batches:
+        batch.is_decided = True

@@ -36,12 +36,19 @@ class Committed(msgspec.Struct, frozen=True):
     size_bytes: int
 
 
+class AtticGaveWay(msgspec.Struct, frozen=True):
+    """Room ran low: so many of the attic's oldest entries are gone for good, and their bytes."""
+
+    entries: int
+    size_bytes: int
+
+
 class Message(msgspec.Struct, frozen=True):
     """Something that the person who runs the server should read."""
 
     text: str
 
 
-Event = SessionOpened | Committed | Message
+Event = SessionOpened | Committed | AtticGaveWay | Message
 
 Listener = Callable[[Event], None]

@@ -13,6 +13,7 @@ from twinfold.model import Change
 from twinfold.protocol import BatchAnswer
 from twinfold.server.commit import Committer
 from twinfold.server.events import Committed, Listener, Message
+from twinfold.server.lack import advice
 from twinfold.server.stage import Stager
 from twinfold.server.staged import StagedBatch
 from twinfold.storage.interface import Index
@@ -58,6 +59,7 @@ class PendingBatches:
         self._commit_thread = ThreadPoolExecutor(1, "commit")
         self._batches: dict[int, PendingBatch] = {}
         self._answers: dict[int, BatchAnswer] = {}
+        self._complaint = ""
         self._changed = asyncio.Condition()
         self.beginning = asyncio.Lock()
         self.committing = asyncio.Lock()
@@ -172,9 +174,17 @@ class PendingBatches:
     async def _settle(self) -> None:
         try:
             await self.in_commit_thread(self._committer.settle)
+            self._complain("")
         except (OSError, DestinationError) as error:
-            self._listener(Message(f"the destination cannot be written: {error}"))
+            self._complain(error)
             await asyncio.sleep(_SETTLE_AFTER_S)
+
+    def _complain(self, error: Exception | str) -> None:
+        """Say what keeps the destination from being written; once, and when it is over."""
+        text = advice(error) if isinstance(error, OSError) else str(error)
+        if text != self._complaint:
+            self._complaint = text
+            self._listener(Message(text or "the destination can be written again"))
 
     async def _commit(self, group: list[PendingBatch]) -> None:
         if not group:
@@ -189,7 +199,11 @@ class PendingBatches:
                 return
             async with self.beginning:
                 await self.drop(_to_client(error))
+                await self._drop_suspects()
+            if not isinstance(error, ProtocolError):
+                self._complain(error)
             return
+        self._complain("")
         for revision, pending in enumerate(group, before + 1):
             staged = self._batches.pop(pending.staged.number).staged
             answer = BatchAnswer(revision=revision, refused=refused.get(staged.number, []))
@@ -198,6 +212,12 @@ class PendingBatches:
             pending.answer.set_result(answer)
             self._listener(Committed(revision, len(staged.changes), staged.content_bytes))
         await self.announce()
+
+    async def _drop_suspects(self) -> None:
+        try:
+            await self.in_commit_thread(self._committer.drop_suspects)
+        except (OSError, DestinationError) as error:
+            self._complain(error)
 
     async def close(self) -> None:
         """Finish the commit under way, drop the rest, and let go of the threads."""

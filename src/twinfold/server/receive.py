@@ -20,6 +20,7 @@ from twinfold.protocol import Batch, BatchAnswer, OpenSession
 from twinfold.server.commit import Committer
 from twinfold.server.events import Listener, SessionOpened
 from twinfold.server.pending import OutOfOrderError, PendingBatch, PendingBatches
+from twinfold.server.room import RoomKeeper
 from twinfold.server.stage import LostUploadError, Stager, UnknownBaseError
 from twinfold.server.survey import Survey
 from twinfold.server.validate import check_changes
@@ -46,12 +47,14 @@ class Receiver:
         stager: Stager,
         committer: Committer,
         pending: PendingBatches,
+        rooms: RoomKeeper,
         listener: Listener,
     ) -> None:
         self._index = index
         self._stager = stager
         self._committer = committer
         self._pending = pending
+        self._rooms = rooms
         self._listener = listener
         self._active_requests = 0
 
@@ -169,9 +172,10 @@ class Receiver:
                 return
             if self._pending.next_number() != number:
                 raise OutOfOrderError(f"batch {number} came before an earlier one")
+            budget = await self._rooms.make_for(changes)
             promised = self._pending.promised_chunks()
             staged = await self._pending.in_stage_thread(
-                lambda: self._stager.begin(number, changes, promised)
+                lambda: self._stager.begin(number, changes, promised, budget)
             )
             await self._pending.add(PendingBatch(staged, changes))
 
@@ -204,6 +208,9 @@ class Receiver:
             if staged.wanted:
                 return list(staged.wanted)
         await self._pending.in_stage_thread(lambda: self._stager.finish(staged))
+        lacking = [c.change for c in staged.changes if c.refusal is not None and c.refusal.again]
+        if lacking:
+            self._rooms.note_refused(lacking)
         pending.is_complete = True
         await self._pending.announce()
         return []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import importlib.metadata
 from collections.abc import Awaitable, Callable, Iterator
 
@@ -28,11 +27,11 @@ from twinfold.server.admission import (
     quiet_logger,
 )
 from twinfold.server.body import frames, read_message
+from twinfold.server.lack import advice, is_full
 from twinfold.server.pending import OutOfOrderError
 from twinfold.server.receive import Receiver, check_number
 from twinfold.storage.interface import Index
 
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE}
 _ENTRIES_LEVEL = 1
 _READ_BUFFER_BYTES = 1 << 20
 
@@ -82,9 +81,9 @@ class Routes:
         except DestinationFullError as error:
             return _error(507, "full", str(error))
         except OSError as error:
-            if error.errno in _FULL:
-                return _error(507, "full", f"the destination has no room: {error.strerror}")
-            return _error(500, "failing", f"the destination cannot be written: {error}")
+            if is_full(error):
+                return _error(507, "full", advice(error))
+            return _error(500, "failing", advice(error))
         except DestinationError as error:
             return _error(503, "failing", str(error))
 

@@ -13,8 +13,11 @@ from aiohttp import web
 from twinfold.config import ServerAddress
 from twinfold.errors import DestinationError
 from twinfold.server.collect import Collector
+from twinfold.server.events import Listener, Message
+from twinfold.server.lack import OUT_OF_DESCRIPTORS, advice
 from twinfold.server.pending import PendingBatches
 from twinfold.server.receive import Receiver
+from twinfold.server.room import RoomKeeper
 from twinfold.server.routes import Routes
 from twinfold.server.survey import Survey
 
@@ -28,10 +31,12 @@ async def serve(
     receiver: Receiver,
     pending: PendingBatches,
     collector: Collector,
+    rooms: RoomKeeper,
     survey: Survey,
     address: ServerAddress,
     tls: ssl.SSLContext | None,
     announce: Callable[[ServerAddress], None],
+    listener: Listener,
     stop: asyncio.Event,
 ) -> None:
     """Serve until ``stop`` is set.
@@ -40,6 +45,7 @@ async def serve(
         DestinationError: the address cannot be listened on.
         OSError: what a crash left undone cannot be finished.
     """
+    asyncio.get_running_loop().set_exception_handler(_teller(listener))
     runner = web.AppRunner(routes.application(), shutdown_timeout=_STOP_WITHIN_S)
     await runner.setup()
     listening: asyncio.Server | None = None
@@ -47,6 +53,7 @@ async def serve(
     try:
         tasks.append(await receiver.start(survey))
         tasks.append(asyncio.create_task(collector.run_forever()))
+        tasks.append(asyncio.create_task(rooms.keep_forever()))
         listening = await _listen(routes, runner, address, tls)
         port = listening.sockets[0].getsockname()[1]
         announce(msgspec.structs.replace(address, port=port))
@@ -60,6 +67,21 @@ async def serve(
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await runner.cleanup()
+
+
+def _teller(
+    listener: Listener,
+) -> Callable[[asyncio.AbstractEventLoop, dict[str, Any]], None]:
+    """Return what says that no connection can be taken up now; all else is told as usual."""
+
+    def tell(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        if isinstance(error, OSError) and error.errno in OUT_OF_DESCRIPTORS:
+            listener(Message(advice(error)))
+        else:
+            loop.default_exception_handler(context)
+
+    return tell
 
 
 async def _until_stopped(stop: asyncio.Event, tasks: list[asyncio.Task[Any]]) -> None:

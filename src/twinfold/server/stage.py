@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 
 from twinfold.core.chunking import chunk_id
 from twinfold.core.manifest import expand
+from twinfold.core.room import Room
 from twinfold.errors import ContentMismatchError, ProtocolError
 from twinfold.model import (
     Change,
@@ -20,7 +21,8 @@ from twinfold.model import (
     MakeSymlink,
     PutFile,
 )
-from twinfold.server.staged import StagedBatch, StagedChange
+from twinfold.server.lack import NO_FILES, NO_ROOM, OUT_OF_DESCRIPTORS, Lack, lack_of
+from twinfold.server.staged import StagedBatch, StagedChange, Upload, room_for, upload_name
 from twinfold.storage.interface import Forest, Index, NewFile, Source, StagedFile, Staging
 
 _OPEN_SOURCES = 16
@@ -45,14 +47,6 @@ class LostUploadError(Exception):
         self.name = name
 
 
-class Upload:
-    """How far an upload has come, parts not yet committed included."""
-
-    def __init__(self, size_bytes: int, position: int) -> None:
-        self.size_bytes = size_bytes
-        self.position = position
-
-
 class Stager:
     """Fills staged files with bytes from the wire and with bytes that DEST already holds."""
 
@@ -71,11 +65,16 @@ class Stager:
         self._run_name = run_name.encode()
         self._names = 0
         self._uploads: dict[bytes, Upload] = {}
+        self._stopped: set[bytes] = set()
         self._files: OrderedDict[bytes, StagedFile] = OrderedDict()
         self._sources: OrderedDict[int, Source] = OrderedDict()
 
     def begin(
-        self, number: int, changes: Sequence[Change], promised: frozenset[bytes]
+        self,
+        number: int,
+        changes: Sequence[Change],
+        promised: frozenset[bytes],
+        budget: Room | None = None,
     ) -> StagedBatch:
         """Stage what needs no bytes from the wire; the batch then tells what is missing.
 
@@ -83,6 +82,7 @@ class Stager:
             number: of the batch.
             changes: checked changes.
             promised: chunks that earlier batches wait for; they are looked for later.
+            budget: the room that content may take, if that is known: what does not fit is refused.
 
         Raises:
             UnknownBaseError: a difference names a content that is not known.
@@ -102,8 +102,14 @@ class Stager:
         }
         try:
             for staged in batch.changes:
-                self._begin_change(batch, staged, bases)
-            self._create_files([s for s in batch.changes if s.name and s.comes_whole({})], {})
+                staged.refusal, budget = _fit(staged.change, budget)
+                if staged.refusal is None:
+                    self._begin_change(batch, staged, bases)
+                elif isinstance(staged.change, ExtendUpload):
+                    self._stopped.add(upload_name(staged.change.upload))
+            self._create_files(
+                batch, [s for s in batch.changes if s.name and s.comes_whole({})], {}
+            )
             batch.chunks = frozenset(batch.wanted)
             batch.promised = batch.chunks & promised
             self.reuse(batch, batch.chunks - promised)
@@ -134,6 +140,7 @@ class Stager:
         if change.upload:
             staged.name = upload_name(change.upload)
             self._uploads.pop(staged.name, None)
+            staged.refusal = NO_ROOM if staged.name in self._stopped else None
             return
         staged.name = self._new_name(batch)
         staged.chunks = change.chunks
@@ -156,7 +163,15 @@ class Stager:
         staged.chunks = expand(
             change.runs, lambda start, count: self._index.manifest(base or 0, start, count)
         )
-        upload = self._upload(staged.name)
+        try:
+            upload = self._upload(staged.name)
+        except OSError as error:
+            self._refuse(batch, staged, error)
+            return
+        if change.offset > upload.size_bytes and staged.name in self._stopped:
+            staged.refusal = NO_ROOM
+            return
+        self._stopped.discard(staged.name)
         if change.offset > upload.size_bytes:
             raise ProtocolError("an upload goes on beyond its end", 409)
         if change.offset == upload.size_bytes:
@@ -223,7 +238,9 @@ class Stager:
             self._close_sources()
 
     def _reuse_chunk(self, batch: StagedBatch, chunk: bytes) -> None:
-        targets = batch.wanted[chunk]
+        targets = batch.wanted.get(chunk)
+        if targets is None:
+            return
         wanted = Chunk(chunk, batch.sizes[chunk])
         if all(self._is_in_place(staged, offset, wanted) for staged, offset in targets):
             del batch.wanted[chunk]
@@ -241,7 +258,9 @@ class Stager:
         for place in self._index.places(chunk.id):
             try:
                 data = self._source(place.node).read(place.offset, place.size)
-            except OSError:
+            except OSError as error:
+                if error.errno in OUT_OF_DESCRIPTORS:
+                    raise
                 continue
             if len(data) == chunk.size and chunk_id(data) == chunk.id:
                 return data
@@ -291,27 +310,55 @@ class Stager:
         """Put verified chunks into all the places that wait for them."""
         whole: dict[bytes, StagedChange] = {}
         for chunk, data in pieces.items():
-            for staged, offset in batch.wanted[chunk]:
-                if staged.inode:
+            for staged, offset in batch.wanted.get(chunk, ()):
+                if staged.refusal is not None or staged.inode:
                     continue
                 if staged.comes_whole(pieces):
                     whole[staged.name] = staged
-                else:
+                    continue
+                try:
                     self._open_file(staged.name).write(offset, data)
-                    staged.is_begun = True
-        self._create_files(list(whole.values()), pieces)
+                except OSError as error:
+                    self._refuse(batch, staged, error)
+                staged.is_begun = True
+        self._create_files(batch, list(whole.values()), pieces)
         for chunk in pieces:
-            del batch.wanted[chunk]
+            batch.wanted.pop(chunk, None)
 
     def _create_files(
-        self, files: Sequence[StagedChange], pieces: Mapping[bytes, bytes | memoryview]
+        self,
+        batch: StagedBatch,
+        files: Sequence[StagedChange],
+        pieces: Mapping[bytes, bytes | memoryview],
     ) -> None:
-        inodes, error = self._staging.create_files([_new_file(s, pieces) for s in files])
-        for staged, inode in zip(files, inodes, strict=False):
-            staged.inode = inode
-            staged.is_begun = True
-        if error is not None:
+        while files:
+            inodes, error = self._staging.create_files([_new_file(s, pieces) for s in files])
+            for staged, inode in zip(files, inodes, strict=False):
+                staged.inode = inode
+                staged.is_begun = True
+            if error is None:
+                return
+            self._refuse(batch, files[len(inodes)], error)
+            files = files[len(inodes) + 1 :]
+
+    def _refuse(self, batch: StagedBatch, staged: StagedChange, error: OSError) -> None:
+        """Leave a change out for which the system has no room; the others go on.
+
+        Raises:
+            OSError: ``error``, if it concerns more than this change.
+        """
+        staged.refusal = lack_of(error)
+        if staged.refusal is None:
             raise error
+        file = self._files.pop(staged.name, None)
+        if file is not None:
+            file.close()
+        if isinstance(staged.change, ExtendUpload):
+            self._uploads.pop(staged.name, None)
+            self._stopped.add(staged.name)
+        else:
+            self._staging.discard([staged.name])
+        batch.forget_wants_of_refused()
 
     def _open_file(self, name: bytes) -> StagedFile:
         file = self._files.get(name)
@@ -326,7 +373,7 @@ class Stager:
     def finish(self, batch: StagedBatch) -> None:
         """Let go of the batch's files: all bytes are there."""
         for staged in batch.changes:
-            if staged.chunks and not staged.inode:
+            if staged.refusal is None and staged.chunks and not staged.inode:
                 self._open_file(staged.name).extend(
                     staged.offset + sum(chunk.size for chunk in staged.chunks)
                 )
@@ -341,6 +388,7 @@ class Stager:
             file.close()
         self._files.clear()
         self._uploads.clear()
+        self._stopped.clear()
         for batch in batches:
             if not batch.is_decided:
                 self._staging.discard(batch.names)
@@ -353,6 +401,15 @@ def _new_file(staged: StagedChange, pieces: Mapping[bytes, bytes | memoryview]) 
     return NewFile(staged.name, change.mode, change.mtime_ns, parts)
 
 
-def upload_name(upload: bytes) -> bytes:
-    """Return the name under which an upload is staged."""
-    return b"upload-" + upload.hex().encode()
+def _fit(change: Change, budget: Room | None) -> tuple[Lack | None, Room | None]:
+    """Return why the change does not fit (if so), and what is left for the next one."""
+    if budget is None:
+        return None, None
+    size_bytes, files = room_for(change)
+    if not size_bytes and not files:
+        return None, budget
+    if not budget.holds(size_bytes, 0):
+        return NO_ROOM, budget
+    if not budget.holds(0, files):
+        return NO_FILES, budget
+    return None, budget.less(size_bytes, files)

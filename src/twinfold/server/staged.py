@@ -1,10 +1,30 @@
-"""What is known of a batch while its content comes in."""
+"""Batches and their changes on the way in, with what was staged for them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from twinfold.model import Change, Chunk, PutFile
+from twinfold.core.chunking import MAX_SIZE_BYTES, chunk_id
+from twinfold.model import (
+    Change,
+    Chunk,
+    ExtendUpload,
+    MakeDirectory,
+    MakeSymlink,
+    PutFile,
+)
+from twinfold.server.lack import Lack
+
+_HOLE = chunk_id(bytes(MAX_SIZE_BYTES))
+"""The chunk that runs of zeros are cut into; it takes no room."""
+
+
+class Upload:
+    """How far an upload has come, parts not yet committed included."""
+
+    def __init__(self, size_bytes: int, position: int) -> None:
+        self.size_bytes = size_bytes
+        self.position = position
 
 
 class StagedChange:
@@ -19,6 +39,7 @@ class StagedChange:
         position: number of the first chunk in the file's manifest.
         kept: so many leading chunks an earlier attempt at the upload recorded there.
         kept_bytes: their size.
+        refusal: why the destination cannot take it, None if it can.
     """
 
     __slots__ = (
@@ -31,6 +52,7 @@ class StagedChange:
         "name",
         "offset",
         "position",
+        "refusal",
     )
 
     def __init__(self, change: Change) -> None:
@@ -43,11 +65,13 @@ class StagedChange:
         self.position = 0
         self.kept = 0
         self.kept_bytes = 0
+        self.refusal: Lack | None = None
 
     def comes_whole(self, pieces: Mapping[bytes, object]) -> bool:
         """Tell whether all of a file is among these chunks, so that one call stages it."""
         return (
             not self.is_begun
+            and self.refusal is None
             and isinstance(self.change, PutFile)
             and not self.change.upload
             and all(chunk.id in pieces for chunk in self.chunks)
@@ -76,3 +100,30 @@ class StagedBatch:
         self.sizes: dict[bytes, int] = {}
         self.is_decided = False
         self.names: list[bytes] = []
+
+    def forget_wants_of_refused(self) -> None:
+        """Chunks that only refused changes consist of are not waited for."""
+        refused = [
+            chunk
+            for chunk, targets in self.wanted.items()
+            if all(staged.refusal is not None for staged, _ in targets)
+        ]
+        for chunk in refused:
+            del self.wanted[chunk]
+
+
+def upload_name(upload: bytes) -> bytes:
+    """Return the name under which an upload is staged."""
+    return b"upload-" + upload.hex().encode()
+
+
+def room_for(change: Change) -> tuple[int, int]:
+    """Return (bytes, inodes) that the destination's file system needs for a change, about."""
+    if isinstance(change, PutFile):
+        if change.upload:
+            return 0, 0
+        return sum(chunk.size for chunk in change.chunks if chunk.id != _HOLE), 1
+    if isinstance(change, ExtendUpload):
+        part = sum(chunk.size for run in change.runs for chunk in run.chunks if chunk.id != _HOLE)
+        return max(part, change.left_bytes), not change.offset
+    return 0, isinstance(change, MakeDirectory | MakeSymlink)

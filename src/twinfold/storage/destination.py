@@ -3,6 +3,7 @@
 DEST/.twinfold/
     server.json     who this server is: format, id, token
     lock            held by the one server of this destination
+    ballast         room that is given up when the disk is full, for the index to write in
     index.sqlite    the index; rebuilt from the files if it is lost
     staging/        content on its way in
     attic/          what was replaced or deleted
@@ -25,6 +26,7 @@ from twinfold.core.paths import display
 from twinfold.errors import DestinationError, FormatError
 from twinfold.model import RESERVED_ROOT_NAME
 from twinfold.storage.index import DamagedIndexError, SqlIndex, open_index
+from twinfold.storage.space import Space
 from twinfold.storage.staging import Staging
 from twinfold.storage.tree import Tree
 from twinfold.system.locks import FolderLock
@@ -54,10 +56,21 @@ class Destination:
             os.open(path, _DIRECTORY & ~os.O_NOFOLLOW),
             _open_own(own / "staging"),
             _open_own(own / "attic"),
+            os.open(own, _DIRECTORY),
         ]
+        self.space = Space(self._fds[3])
         self.staging = Staging(self._fds[1])
-        self.tree = Tree(*self._fds)
-        self.index: SqlIndex = _open_or_replace_index(own)
+        self.tree = Tree(*self._fds[:3])
+        self.index: SqlIndex = self._open_index(own)
+        self.index.on_full = self.space.release
+        self.space.hold()
+
+    def _open_index(self, own: Path) -> SqlIndex:
+        try:
+            return _open_or_replace_index(own)
+        except DestinationError:
+            self.space.release()
+            return _open_or_replace_index(own)
 
     def close(self) -> None:
         """Let go of the folder."""

@@ -10,26 +10,23 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 from sqlalchemy import (
     Connection,
     Engine,
-    Executable,
     bindparam,
     create_engine,
-    delete,
     event,
     func,
     insert,
     inspect,
     select,
     text,
-    update,
 )
 from sqlalchemy.exc import DatabaseError
 
@@ -43,11 +40,14 @@ from twinfold.storage.interface import (
     FIRST_FREE_NODE,
     STAGING,
     TREE,
+    DoubtfulIndexError,
     Location,
     Node,
     Place,
     Step,
 )
+from twinfold.storage.sqlite_errors import DISK_ERRORS, code_of, unreadable
+from twinfold.storage.statements import PREFIXES_A_QUERY, Statements
 from twinfold.storage.transaction import SESSION_FOLDER, SqlTransaction, node_of
 
 HEAD_REVISION = "0001"
@@ -55,7 +55,6 @@ _MOST_PLACES = 16
 _REVISION_BITS = 20
 """A new index counts on from the time it was made at, so that no epoch and no revision of
 an index that was lost comes again."""
-_PREFIXES_A_QUERY = 256
 _ENTRIES_A_GROUP = 1_000
 
 _decode_steps = msgspec.msgpack.Decoder(list[Step]).decode
@@ -80,6 +79,10 @@ def open_index(path: Path) -> SqlIndex:
         return SqlIndex(engine)
     except DatabaseError as error:
         engine.dispose()
+        if code_of(error) == sqlite3.SQLITE_FULL:
+            raise DestinationFullError(f"no room for the index {path}; free some there") from error
+        if code_of(error) & 0xFF in DISK_ERRORS:
+            raise DestinationError(f"the index {path} cannot be used: {error.orig}") from error
         raise DamagedIndexError(f"the index {path} is damaged: {error.orig}") from error
 
 
@@ -141,69 +144,6 @@ def _add_roots(connection: Connection) -> None:
     connection.execute(insert(tables.sessions), row)
 
 
-class Statements:
-    """The hot statements as the driver takes them: SQL text with positional parameters."""
-
-    def __init__(self, engine: Engine) -> None:
-        nodes, places = tables.nodes, tables.places
-        self._engine = engine
-        self.child = self._compile(
-            select(nodes).where(
-                nodes.c.parent == bindparam("parent"), nodes.c.name == bindparam("name")
-            )
-        )
-        self.node = self._compile(select(nodes).where(nodes.c.id == bindparam("id")))
-        self.insert_node = self._compile(insert(nodes))
-        self.delete_node = self._compile(delete(nodes).where(nodes.c.id == bindparam("old")))
-        self.insert_place = self._compile(insert(places))
-        self.cut_places = self._compile(
-            delete(places).where(
-                places.c.node == bindparam("old"), places.c.position >= bindparam("first")
-            )
-        )
-        self.manifest = self._compile(
-            select(places.c.chunk, places.c.size)
-            .where(
-                places.c.node == bindparam("node"),
-                places.c.position >= bindparam("first"),
-                places.c.position < bindparam("end"),
-            )
-            .order_by(places.c.position)
-        )
-        self.set_identity = self._compile(
-            update(nodes)
-            .where(nodes.c.id == bindparam("old"))
-            .values(inode=bindparam("new_inode"), ctime_ns=bindparam("new_ctime_ns"))
-        )
-        self.places = self._compile(
-            select(places.c.node, places.c.start, places.c.size, places.c.chunk).where(
-                places.c.chunk_prefix == bindparam("prefix")
-            )
-        )
-        numbered: list[Any] = [bindparam(f"prefix_{number}") for number in range(_PREFIXES_A_QUERY)]
-        self.known = self._compile(
-            select(places.c.chunk).where(places.c.chunk_prefix.in_(numbered))
-        )
-        self.parent = self._compile(
-            select(nodes.c.parent, nodes.c.name).where(nodes.c.id == bindparam("id"))
-        )
-        self.find_content = self._compile(
-            select(nodes.c.id).where(
-                nodes.c.content == bindparam("content"), nodes.c.size > text("98304")
-            )
-        )
-
-    def _compile(self, statement: Executable) -> str:
-        compiled = statement.compile(dialect=self._engine.dialect)  # type: ignore[attr-defined]
-        return str(compiled)
-
-
-def _storage_error(error: Exception) -> DestinationError:
-    reason = str(getattr(error, "orig", error))
-    kind = DestinationFullError if "full" in reason else DestinationError
-    return kind(f"the server's index cannot be written: {reason}")
-
-
 def chunk_prefix(chunk_id: bytes) -> int:
     """Return the first 8 bytes of a chunk id as a signed little-endian integer."""
     return int.from_bytes(chunk_id[:8], "little", signed=True)
@@ -218,6 +158,8 @@ class SqlIndex:
         self._writer = engine.connect()
         self._reader = engine.raw_connection()
         self._reader_lock = threading.Lock()
+        self._is_doubtful = False
+        self.on_full: Callable[[], object] = lambda: None
         with engine.connect() as connection:
             self._next_id = connection.scalar(select(tables.counters.c.value)) or FIRST_FREE_NODE
             packed = connection.scalar(select(tables.sessions.c.session))
@@ -230,8 +172,12 @@ class SqlIndex:
         """Begin a durable change.
 
         Raises:
+            DestinationFullError: there is no room for it; ``on_full`` was called.
+            DoubtfulIndexError: see there.
             DestinationError: the database cannot be written.
         """
+        if self._is_doubtful:
+            self._end_doubt()
         try:
             with self._writer.begin():
                 cursor = self._cursor(self._writer)
@@ -239,10 +185,39 @@ class SqlIndex:
                 yield work
                 work.finish()
         except (DatabaseError, sqlite3.DatabaseError) as error:
-            raise _storage_error(error) from error
+            self._fail(error)
         self._next_id = work.next_id
         if work.session is not None:
             self._session = work.session
+
+    def _fail(self, error: Exception) -> NoReturn:
+        reason = f"the server's index cannot be written: {getattr(error, 'orig', error)}"
+        if code_of(error) == sqlite3.SQLITE_FULL:
+            self.on_full()
+            raise DestinationFullError(f"{reason}; free some room at the destination") from error
+        if code_of(error) & 0xFF == sqlite3.SQLITE_IOERR:
+            self.on_full()
+            self._is_doubtful = True
+            raise DoubtfulIndexError(f"{reason}; check the destination's disk") from error
+        raise DestinationError(reason) from error
+
+    def _end_doubt(self) -> None:
+        """Bring all that counts as committed out of the log, and the log to nothing.
+
+        What a failed commit has left in it would otherwise be found by the next start, or be
+        missing from it below later commits: a sync that failed says nothing when it is repeated.
+        """
+        try:
+            cursor = self._cursor(self._writer)
+            busy = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+        except sqlite3.DatabaseError as error:
+            self.on_full()
+            raise DestinationError(
+                f"the server's index cannot be written: {error}; check the destination's disk"
+            ) from error
+        if busy:
+            raise DestinationError("the server's index is still being read; it goes on afterwards")
+        self._is_doubtful = False
 
     @staticmethod
     def _cursor(connection: Connection) -> Any:
@@ -251,11 +226,22 @@ class SqlIndex:
         return driver.cursor()
 
     def _read(self, sql: str, parameters: tuple[Any, ...], most: int = -1) -> list[Any]:
-        with self._reader_lock:
-            found = self._reader.cursor().execute(sql, parameters)
-            rows: list[Any] = found.fetchall() if most < 0 else found.fetchmany(most)
-            found.close()
-            return rows
+        try:
+            with self._reader_lock:
+                found = self._reader.cursor().execute(sql, parameters)
+                rows: list[Any] = found.fetchall() if most < 0 else found.fetchmany(most)
+                found.close()
+                return rows
+        except sqlite3.DatabaseError as error:
+            raise unreadable(error) from error
+
+    @contextmanager
+    def _connected(self) -> Iterator[Connection]:
+        try:
+            with self._engine.connect() as connection:
+                yield connection
+        except DatabaseError as error:
+            raise unreadable(error.orig or error) from error
 
     @property
     def is_surveyed(self) -> bool:
@@ -270,9 +256,9 @@ class SqlIndex:
         """Return those of the chunks that some file held when it was last looked at."""
         wanted = sorted({chunk_prefix(chunk_id) for chunk_id in chunk_ids})
         found: set[bytes] = set()
-        for start in range(0, len(wanted), _PREFIXES_A_QUERY):
-            group = wanted[start : start + _PREFIXES_A_QUERY]
-            group += group[-1:] * (_PREFIXES_A_QUERY - len(group))
+        for start in range(0, len(wanted), PREFIXES_A_QUERY):
+            group = wanted[start : start + PREFIXES_A_QUERY]
+            group += group[-1:] * (PREFIXES_A_QUERY - len(group))
             found.update(row[0] for row in self._read(self._statements.known, tuple(group)))
         return found.intersection(chunk_ids)
 
@@ -315,14 +301,14 @@ class SqlIndex:
     def intents(self) -> list[Step]:
         """Return the steps not yet known to be durable, in order."""
         statement = select(tables.intents).order_by(tables.intents.c.number)
-        with self._engine.connect() as connection:
+        with self._connected() as connection:
             rows = connection.execute(statement).all()
         return [step for row in rows for step in _decode_steps(row.steps)]
 
     def entries(self) -> Iterator[list[Entry]]:
         """Yield the tree's entries in groups, parents before children, the root first."""
         group: list[Entry] = []
-        with self._engine.connect() as connection:
+        with self._connected() as connection:
             for path, node in self._walk(connection):
                 group.append(
                     Entry(
@@ -362,21 +348,35 @@ class SqlIndex:
         nodes = tables.nodes
         tree = select(nodes.c.id).where(nodes.c.parent == TREE).cte("tree", recursive=True)
         tree = tree.union_all(select(nodes.c.id).where(nodes.c.parent == tree.c.id))
-        with self._engine.connect() as connection:
+        with self._connected() as connection:
             return connection.scalar(select(func.count()).select_from(tree)) or 0
 
-    def attic(self, removed_before_ns: int | None) -> list[tuple[int, bytes]]:
+    def attic(
+        self, removed_before_ns: int | None, most: int | None = None
+    ) -> list[tuple[int, bytes]]:
         """Return (node, name) of what left the tree before then, oldest first."""
         nodes, attic = tables.nodes, tables.attic
         statement = (
             select(nodes.c.id, nodes.c.name)
             .join(attic, attic.c.node == nodes.c.id)
             .order_by(attic.c.removed_ns)
+            .limit(most)
         )
         if removed_before_ns is not None:
             statement = statement.where(attic.c.removed_ns < removed_before_ns)
-        with self._engine.connect() as connection:
+        with self._connected() as connection:
             return [(row.id, row.name) for row in connection.execute(statement)]
+
+    def size_below(self, node_id: int) -> tuple[int, int]:
+        """Return (entries, bytes) of a node with all below it."""
+        nodes = tables.nodes
+        below = select(nodes.c.id, nodes.c.size).where(nodes.c.id == node_id)
+        tree = below.cte("below", recursive=True)
+        above = tree.c.id
+        tree = tree.union_all(select(nodes.c.id, nodes.c.size).where(nodes.c.parent == above))
+        with self._connected() as connection:
+            found = connection.execute(select(func.count(), func.sum(tree.c.size))).one()
+        return found[0], found[1] or 0
 
     def staged(self, extended_before_ns: int | None = None) -> list[tuple[int, bytes]]:
         """Return (node, name) of the uploads in staging that were last extended before then."""
@@ -384,7 +384,7 @@ class SqlIndex:
         statement = select(nodes.c.id, nodes.c.name).where(nodes.c.parent == STAGING)
         if extended_before_ns is not None:
             statement = statement.where(nodes.c.mtime_ns < extended_before_ns)
-        with self._engine.connect() as connection:
+        with self._connected() as connection:
             return [(row.id, row.name) for row in connection.execute(statement)]
 
     def close(self) -> None:

@@ -17,7 +17,9 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
+from twinfold.core.room import Room
 from twinfold.core.session import FolderSession
+from twinfold.errors import DestinationError
 from twinfold.model import Chunk, Entry, Kind
 
 TREE = 1
@@ -25,6 +27,13 @@ STAGING = 2
 ATTIC = 3
 FIRST_FREE_NODE = 16
 """Ids of the three roots; ids below this one are never given to entries."""
+
+
+class DoubtfulIndexError(DestinationError):
+    """The system failed while a transaction was being made durable.
+
+    It did not take effect, but should this process end now, the next one may find that it did.
+    """
 
 
 class Node(msgspec.Struct, frozen=True):
@@ -233,14 +242,35 @@ class Index(Protocol):
     def count_entries(self) -> int:
         """Return how many entries the tree has, without its root."""
 
-    def attic(self, removed_before_ns: int | None) -> list[tuple[int, bytes]]:
+    def attic(
+        self, removed_before_ns: int | None, most: int | None = None
+    ) -> list[tuple[int, bytes]]:
         """Return (node, name) of what left the tree before then, oldest first."""
+
+    def size_below(self, node_id: int) -> tuple[int, int]:
+        """Return (entries, bytes) of a node with all below it."""
 
     def staged(self, extended_before_ns: int | None = None) -> list[tuple[int, bytes]]:
         """Return (node, name) of the uploads in staging that were last extended before then."""
 
     def close(self) -> None:
         """Let go of the index."""
+
+
+class Space(Protocol):
+    """The room that the destination's file system has, and a part of it that is held back."""
+
+    is_held: bool
+    """Whether the reserve is held."""
+
+    def measure(self) -> Room:
+        """Return what the file system has for this process."""
+
+    def hold(self) -> bool:
+        """Take hold of the reserve unless that is so already; False if there is no room for it."""
+
+    def release(self) -> None:
+        """Give the reserve up, for the index to write in."""
 
 
 class StagedFile(Protocol):
