@@ -177,7 +177,8 @@ class Committer:
                 self._forget_settled()
             self._open_steps += len(steps)
             refused = self._perform(steps, again=False)
-        self._staging.discard(application.unused)
+        with contextlib.suppress(OSError):
+            self._staging.discard(application.unused)
         if self._open_steps > _MOST_OPEN_STEPS:
             self.settle()
         return session.revision, application.refusals(refused)

@@ -66,6 +66,7 @@ class Stager:
         self._names = 0
         self._uploads: dict[bytes, Upload] = {}
         self._stopped: set[bytes] = set()
+        self._leftovers: list[bytes] = []
         self._files: OrderedDict[bytes, StagedFile] = OrderedDict()
         self._sources: OrderedDict[int, Source] = OrderedDict()
 
@@ -389,9 +390,12 @@ class Stager:
         self._files.clear()
         self._uploads.clear()
         self._stopped.clear()
-        for batch in batches:
-            if not batch.is_decided:
-                self._staging.discard(batch.names)
+        self._leftovers += [name for b in batches if not b.is_decided for name in b.names]
+        try:
+            self._staging.discard(self._leftovers)
+        except OSError:
+            return  # They are in nobody's way, and go with the next ones.
+        self._leftovers = []
 
 
 def _new_file(staged: StagedChange, pieces: Mapping[bytes, bytes | memoryview]) -> NewFile:

@@ -191,6 +191,9 @@ class SqlIndex:
             self._session = work.session
 
     def _fail(self, error: Exception) -> NoReturn:
+        driver: Any = self._writer.connection.driver_connection
+        if driver.in_transaction:
+            driver.rollback()
         reason = f"the server's index cannot be written: {getattr(error, 'orig', error)}"
         if code_of(error) == sqlite3.SQLITE_FULL:
             self.on_full()
