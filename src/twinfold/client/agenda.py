@@ -14,6 +14,7 @@ LAST_RETRY_S = 5.0
 BUSY_AFTER_TRIES = 5
 MAX_RETRIES = 10_000
 """Names that are tried again one by one; where there are more, everything is scanned."""
+LAST_SCAN_RETRY_S = 30.0
 
 
 class Agenda:
@@ -30,6 +31,9 @@ class Agenda:
         self._tries: dict[bytes, int] = {}
         self._due_s: dict[bytes, float] = {}
         self._looked_at: set[bytes] = set()
+        self._looked_at_all = False
+        self._overflows = 0
+        self._scan_due_s = float("inf")
 
     @property
     def is_due(self) -> bool:
@@ -44,13 +48,13 @@ class Agenda:
     @property
     def is_settling(self) -> bool:
         """Whether names are tried again that are not yet said to be busy."""
+        if 0 < self._overflows < BUSY_AFTER_TRIES:
+            return True
         return any(self._tries.get(path, 0) < BUSY_AFTER_TRIES for path in self._due_s)
 
     def next_due_s(self) -> float:
         """Return the seconds until the next name is to be tried again."""
-        if not self._due_s:
-            return float("inf")
-        return min(self._due_s.values()) - time.monotonic()
+        return min(self._scan_due_s, *self._due_s.values(), float("inf")) - time.monotonic()
 
     def add(self, dirty: Dirty) -> None:
         """Add what the watcher has collected."""
@@ -74,7 +78,7 @@ class Agenda:
     def take(self) -> Names | None:
         """Return the names to look at now, None for everything; they are off the agenda."""
         now_s = time.monotonic()
-        everything = self.full
+        everything = self._looked_at_all = self.full or self._scan_due_s <= now_s
         due = [path for path, at_s in self._due_s.items() if everything or at_s <= now_s]
         self._looked_at = set(due)
         for path in due:
@@ -105,10 +109,14 @@ class Agenda:
         again = {join(parent, name) for parent, names in retry.items() for name in names}
         for path in self._looked_at - again:
             self._tries.pop(path, None)
-        if len(again) > MAX_RETRIES:
-            self.full = True
-            return []
         now_s = time.monotonic()
+        if len(again) > MAX_RETRIES:
+            self._overflows += 1
+            wait_s = min(LAST_SCAN_RETRY_S, FIRST_RETRY_S * 2 ** min(self._overflows, 10))
+            self._scan_due_s = now_s + wait_s
+            return list(again) if self._overflows >= BUSY_AFTER_TRIES else []
+        if self._looked_at_all:
+            self._overflows, self._scan_due_s = 0, float("inf")
         for path in again:
             tries = self._tries[path] = self._tries.get(path, 0) + 1
             self._due_s[path] = now_s + min(LAST_RETRY_S, FIRST_RETRY_S * 2 ** min(tries - 1, 10))

@@ -95,6 +95,8 @@ class Problems:
         """What is wrong at this path, if anything, is so still."""
         with self._lock:
             self._doubted.discard(path)
+            if self._again is not None and path in self._reasons:
+                self._again.add(path)
 
     def clear_doubted(self) -> None:
         """Forget what was doubted and not noted again."""
