@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -56,9 +57,7 @@ def ext4(folder: Path, size_mib: int, *options: str) -> Iterator[Path]:
 
 def free_bytes(folder: Path) -> int:
     """Return what is free where ``folder`` lies."""
-    assert sys.platform != "win32"
-    found = os.statvfs(folder)
-    return found.f_bavail * found.f_frsize
+    return shutil.disk_usage(folder).free
 
 
 def fill(path: Path, leave_bytes: int = 0) -> Path:
