@@ -117,7 +117,7 @@ def test_what_moved_out_of_a_replaced_directory_is_no_deletion(
     """Wherever it went, and also if the directory itself has another name now."""
     monkeypatch.setattr(planning, "GUARDED_DELETIONS", 10)
     fill(source.root / "a", 20)
-    fill(source.root / "b", 20)
+    fill(source.root / "b", 60)
     source.scan()
     source.forget_changes()
     (source.root / "z" / "deep").mkdir(parents=True)

@@ -254,13 +254,15 @@ class _Failures:
             ) from error
         if isinstance(error, ProtocolError) and not isinstance(error, _AnsweredError):
             raise ConnectionLostError(
-                f"something that is not a twinfold server answers at {self._url}"
+                f"something that is not a twinfold server answers at {self._url}; check the"
+                " address, and whether a proxy or a login page is in the way"
             ) from error
         if isinstance(error, TimeoutError):
             raise ConnectionLostError(f"the server at {self._url} does not answer") from error
         if isinstance(error, (aiohttp.ClientError, OSError, EOFError)):
             raise ConnectionLostError(
-                f"the server at {self._url} cannot be reached ({_in_short(error)}); is it running?"
+                f"the server at {self._url} cannot be reached ({_in_short(error)}); is it running,"
+                " and is this the invite that it prints?"
             ) from error
 
 

@@ -51,6 +51,28 @@ if sys.platform == "linux":
             return
         raise OSError(number, os.strerror(number), target)
 
+elif sys.platform == "darwin":
+    _libc = ctypes.CDLL(None, use_errno=True)
+    _RENAME_EXCL = 4
+
+    def sync_file_system(fd: int) -> bool:
+        """Tell that this system can only sync file by file."""
+        return False
+
+    def rename_new(source: bytes, target: bytes, source_fd: int, target_fd: int) -> None:
+        """Rename within directories, unless the target exists, as one step.
+
+        Raises:
+            FileExistsError: it does; nothing was renamed.
+        """
+        if _libc.renameatx_np(source_fd, source, target_fd, target, _RENAME_EXCL) == 0:
+            return
+        number = ctypes.get_errno()
+        if number in (errno.EINVAL, errno.ENOTSUP):
+            _rename_if_absent(source, target, source_fd, target_fd)
+            return
+        raise OSError(number, os.strerror(number), target)
+
 else:
 
     def sync_file_system(fd: int) -> bool:
