@@ -38,7 +38,7 @@ from twinfold.screen.text import (
     size,
     width,
 )
-from twinfold.server.events import Committed, Listening, Message, SessionOpened
+from twinfold.server.events import Committed, Indexing, Listening, Message, SessionOpened
 
 DONE = InSync(78_579, 1_298_681_992, 229_007_562, 31 << 20, 9.1, 0)
 LOOPBACK = ServerAddress("127.0.0.1", 8730, tls=False, token="secret")
@@ -348,6 +348,28 @@ def test_server_tells_of_clients_on_a_terminal_only(
     out = capsys.readouterr().out
     assert ("client connected: lap\\x1btop" in out) == terminal
     assert "drift repaired" in out
+
+
+@pytest.mark.parametrize(("terminal", "shown"), [(True, 5), (False, 2)])
+def test_a_server_tells_how_far_its_indexing_is(
+    terminal: bool, shown: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On a terminal each time, in a log now and then; the sum in any case."""
+    with ServerScreen(terminal) as screen:
+        for files in range(4):
+            screen(Indexing(files, files * 2_048))
+        screen(Indexing(4, 8_192, is_done=True))
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == shown
+    assert "clients are let in when it is done" in lines[0]
+    assert lines[-1].endswith("indexed 4 files, 8.0 KiB")
+
+
+def test_a_server_tells_who_took_over(capsys: pytest.CaptureFixture[str]) -> None:
+    with ServerScreen(True) as screen:
+        screen(SessionOpened("laptop:/b", "192.0.2.7", "desktop:/a"))
+    out = capsys.readouterr().out
+    assert "client connected: laptop:/b (192.0.2.7), in the place of desktop:/a" in out
 
 
 def status(source: str, problems: int = 0, in_sync_at: float | None = 1_000.0) -> Status:

@@ -119,10 +119,9 @@ def test_a_key_of_another_certificate(pair: Pair, tmp_path: Path) -> None:
     for name in ("one", "other"):
         (tmp_path / name).mkdir()
     one, other = Vouched(tmp_path / "one"), Vouched(tmp_path / "other")
-    words = ["--listen", "127.0.0.1:0", "--tls-cert", one.certificate, "--tls-key", other.key]
-    assert "certificate" in assert_one_line(
-        run("server", pair.dest, *words, state=pair.server_state)
-    )
+    words = ("--tls-cert", one.certificate, "--tls-key", other.key)
+    result = run("server", pair.dest, "--listen", "127.0.0.1:0", *words, state=pair.server_state)
+    assert "certificate" in assert_one_line(result)
 
 
 def old_context(role: int) -> ssl.SSLContext:

@@ -12,9 +12,18 @@ from twinfold.core.paths import display
 from twinfold.output import write_line
 from twinfold.screen.story import one_line
 from twinfold.screen.text import clock, count, size
-from twinfold.server.events import AtticGaveWay, Committed, Event, Listening, Message, SessionOpened
+from twinfold.server.events import (
+    AtticGaveWay,
+    Committed,
+    Event,
+    Indexing,
+    Listening,
+    Message,
+    SessionOpened,
+)
 
 SUMMARY_EVERY_S = 2.0
+LOG_EVERY_S = 30.0
 
 
 def banner(listening: Listening) -> str:
@@ -42,6 +51,13 @@ def _session_text(event: SessionOpened) -> str:
     at = f" ({event.address})" if event.address else ""
     over = f", in the place of {event.replaced}" if event.replaced else ""
     return one_line(f"client connected: {event.client}{at}{over}")
+
+
+def _indexing_text(event: Indexing) -> str:
+    if not event.files and not event.size_bytes:
+        return "indexing what is there already; clients are let in when it is done"
+    so_far = f"{count(event.files, 'file')}, {size(event.size_bytes)}"
+    return f"indexed {so_far}" if event.is_done else f"indexing: {so_far} so far"
 
 
 class Arrivals:
@@ -73,6 +89,7 @@ class ServerScreen:
     def __init__(self, terminal: bool) -> None:
         self._terminal = terminal
         self._arrivals = Arrivals()
+        self._indexing_said_s = float("-inf")
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._teller = threading.Thread(target=self._tell, name="screen", daemon=True)
@@ -118,11 +135,19 @@ class ServerScreen:
                     "room ran low: the attic's oldest gave way,"
                     f" {count(event.entries, 'entry', 'entries')}, {size(event.size_bytes)}"
                 )
+            case Indexing() if self._terminal or self._is_due(event, time.monotonic()):
+                self._write(_indexing_text(event))
             case SessionOpened() if self._terminal:
                 self._write(_session_text(event))
             case Committed():
                 with self._lock:
                     self._arrivals.note(event)
+
+    def _is_due(self, event: Indexing, now_s: float) -> bool:
+        if not event.is_done and now_s - self._indexing_said_s < LOG_EVERY_S:
+            return False
+        self._indexing_said_s = now_s
+        return True
 
     def _tell(self) -> None:
         while not self._stopping.wait(0.25):

@@ -49,6 +49,14 @@ class Message(msgspec.Struct, frozen=True):
     text: str
 
 
-Event = SessionOpened | Committed | AtticGaveWay | Message
+class Indexing(msgspec.Struct, frozen=True):
+    """What DEST held already is being read: so much of it so far, or, in the end, in all."""
+
+    files: int
+    size_bytes: int
+    is_done: bool = False
+
+
+Event = SessionOpened | Committed | AtticGaveWay | Message | Indexing
 
 Listener = Callable[[Event], None]

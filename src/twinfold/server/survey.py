@@ -6,13 +6,16 @@ is surveyed as well: it is kept, and its content can be used.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+
 import msgspec
 
 from twinfold.core.chunking import Chunker, chunk_id
 from twinfold.core.manifest import ContentHasher
 from twinfold.core.paths import display
 from twinfold.model import Chunk, Kind
-from twinfold.server.events import Listener, Message
+from twinfold.server.events import Indexing, Listener, Message
 from twinfold.storage.interface import (
     ATTIC,
     STAGING,
@@ -27,7 +30,7 @@ from twinfold.storage.interface import (
 )
 
 _READ_BYTES = 1 << 20
-_TELL_EVERY_FILES = 10_000
+TELL_EVERY_S = 2.0
 _UNKNOWN = b"\0" * 32
 """Content id of a file that would not hold still or could not be read: equal to none."""
 
@@ -40,7 +43,8 @@ class Survey:
         self._forest = forest
         self._now_ns = now_ns
         self._listener = listener
-        self._files = 0
+        self._files = self._size_bytes = 0
+        self._told_s = float("-inf")
 
     def run(self) -> None:
         """Survey all; after a crash in the middle it begins anew.
@@ -55,7 +59,7 @@ class Survey:
         with self._index.transaction() as work:
             work.save(_node(TREE, 0, top.itself, b""), moved=False)
         if self._files:
-            self._listener(Message(f"indexed {self._files:,} files that were there already"))
+            self._listener(Indexing(self._files, self._size_bytes, is_done=True))
 
     def _forget_what_a_crash_left(self) -> None:
         with self._index.transaction() as work:
@@ -114,11 +118,9 @@ class Survey:
     def _read(
         self, work: IndexTransaction, node_id: int, root: int, names: list[bytes], child: Looked
     ) -> tuple[bytes, Looked]:
-        self._files += 1
-        if self._files % _TELL_EVERY_FILES == 0:
-            self._listener(Message(f"indexing: {self._files:,} files so far"))
+        self._tell()
         try:
-            source = self._forest.open_source(root, names)
+            source = _Counted(self._forest.open_source(root, names), self._count)
         except OSError as error:
             self._listener(Message(f"{display(b'/'.join(names))} cannot be read: {error.strerror}"))
             return _UNKNOWN, child
@@ -126,9 +128,36 @@ class Survey:
             size, content = _index_content(work, node_id, source)
         finally:
             source.close()
+        self._files += 1
         if size != child.size:
             return _UNKNOWN, msgspec.structs.replace(child, size=size)
         return content, child
+
+    def _count(self, size_bytes: int) -> None:
+        self._size_bytes += size_bytes
+        self._tell()
+
+    def _tell(self) -> None:
+        now_s = time.monotonic()
+        if now_s - self._told_s >= TELL_EVERY_S:
+            self._told_s = now_s
+            self._listener(Indexing(self._files, self._size_bytes))
+
+
+class _Counted:
+    """A source that tells how much is read from it."""
+
+    def __init__(self, source: Source, count: Callable[[int], None]) -> None:
+        self._source = source
+        self._count = count
+
+    def read(self, offset: int, size_bytes: int) -> bytes:
+        data = self._source.read(offset, size_bytes)
+        self._count(len(data))
+        return data
+
+    def close(self) -> None:
+        self._source.close()
 
 
 def _index_content(work: IndexTransaction, node_id: int, source: Source) -> tuple[int, bytes]:
