@@ -114,12 +114,14 @@ class Batch(msgspec.Struct, frozen=True):
 class Refusal(msgspec.Struct, frozen=True, array_like=True):
     """A change that the destination cannot hold; the others of its batch took effect.
 
-    ``again`` if it may be able to once there is more room.
+    ``again`` if it may be able to once there is more room; ``other`` is the name in the same
+    directory that its file system takes for this one's.
     """
 
     index: int
     reason: str
     again: bool = False
+    other: bytes = b""
 
 
 class BatchAnswer(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -21,7 +21,7 @@ from twinfold.config import ClientSettings, ServerAddress, ServerSettings, is_lo
 from twinfold.core.retention import SteadyClock
 from twinfold.errors import UsageError
 from twinfold.server.events import Listener as ServerListener
-from twinfold.server.events import Listening
+from twinfold.server.events import Listening, Message
 
 if TYPE_CHECKING:
     import ssl
@@ -164,6 +164,9 @@ if sys.platform != "win32":
         _raise_descriptor_limit()
         sys.setrecursionlimit(_DEEPEST_TREE)
         destination = open_destination(settings.destination, adopt=settings.adopt)
+        if destination.untold:
+            told = ", ".join(destination.untold)
+            listener(Message(f"the destination's file system does not tell these apart: {told}"))
         try:
             token = settings.token or destination.identity.token
             server_id = bytes.fromhex(destination.identity.id)

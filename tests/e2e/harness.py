@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -89,12 +89,17 @@ class Running:
     """A twinfold process whose JSON lines are read as they come."""
 
     def __init__(
-        self, *arguments: str | Path, state: Path, log: Path, env: dict[str, str] | None = None
+        self,
+        *arguments: str | Path,
+        state: Path,
+        log: Path,
+        env: dict[str, str] | None = None,
+        prefix: Sequence[str] = (),
     ) -> None:
         self.log = log
         with log.open("ab") as errors:
             self.process = subprocess.Popen(
-                command(list(arguments)),
+                [*prefix, *command(list(arguments))],
                 env=environment(state, env),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
@@ -207,6 +212,7 @@ class Pair:
     """A source and a destination in one folder, with a server and a client between them.
 
     The two have a state folder each, as on two machines: the client is told the invite.
+    ``server_prefix`` and ``client_prefix`` are words to put before the command of each.
     """
 
     def __init__(self, base: Path) -> None:
@@ -215,6 +221,8 @@ class Pair:
         self.dest = base / "dest"
         self.server_state = base / "server-state"
         self.client_state = base / "client-state"
+        self.server_prefix: list[str] = []
+        self.client_prefix: list[str] = []
         self.source.mkdir(parents=True)
         self._server: Running | None = None
         self._client: Running | None = None
@@ -359,6 +367,7 @@ class Pair:
 
     def _start(self, role: str, words: list[str | Path], state: Path) -> Running:
         log = self.base / f"{role}-{len(self._started)}.log"
-        running = Running(*words, state=state, log=log)
+        prefix = self.server_prefix if role == "server" else self.client_prefix
+        running = Running(*words, state=state, log=log, prefix=prefix)
         self._started.append(running)
         return running

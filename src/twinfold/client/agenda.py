@@ -75,6 +75,11 @@ class Agenda:
             if names is not None:
                 names.add(name)
 
+    def try_again(self, paths: Iterable[bytes]) -> None:
+        """Look at these names at once; until then nothing is settled."""
+        for path in paths:
+            self._due_s[path] = time.monotonic()
+
     def take(self) -> Names | None:
         """Return the names to look at now, None for everything; they are off the agenda."""
         now_s = time.monotonic()

@@ -6,6 +6,7 @@ import os
 import time
 
 from twinfold.client.batch import Batch
+from twinfold.client.effects import Insert
 from twinfold.client.events import (
     Applied,
     Comparing,
@@ -112,9 +113,10 @@ class Board:
         if batch.changes and len(answer.refused) == len(batch.changes):
             self.vain_batches += 1
         refused = {refusal.index: refusal for refusal in answer.refused}
+        if refused:
+            self._note_refusals(batch, refused)
         for index, change in enumerate(batch.changes):
             if index in refused:
-                self._note_refused(change, refused[index])
                 continue
             if isinstance(change, PutFile):
                 self._files += 1
@@ -127,15 +129,19 @@ class Board:
             self._told_s = now_s
             self._tell_progress()
 
-    def _note_refused(self, change: Change, refusal: Refusal) -> None:
-        if isinstance(change, ExtendUpload):
-            if refusal.again and change.left_bytes:
-                self.shortage.note_part(change.offset + change.left_bytes)
-        elif refusal.again:
-            size_bytes = change.size if isinstance(change, PutFile) else 0
-            self.shortage.note(change.path, size_bytes, refusal.reason)
-        else:
-            self.problems.note(change.path, refusal.reason)
+    def _note_refusals(self, batch: Batch, refused: dict[int, Refusal]) -> None:
+        inserted = {i: effect.node for i, effect in batch.effects if isinstance(effect, Insert)}
+        for index, refusal in refused.items():
+            change = batch.changes[index]
+            if isinstance(change, ExtendUpload):
+                if refusal.again and change.left_bytes:
+                    self.shortage.note_part(change.offset + change.left_bytes)
+            elif refusal.again:
+                size_bytes = change.size if isinstance(change, PutFile) else 0
+                self.shortage.note(change.path, size_bytes, refusal.reason)
+            else:
+                self.problems.note(change.path, refusal.reason)
+                self.problems.refusals.note(change.path, inserted.get(index), refusal, self._state)
 
     def count_sent(self, total_bytes: int) -> None:
         """Take over how many bytes have left the client in request bodies."""

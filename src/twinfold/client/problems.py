@@ -7,6 +7,7 @@ from bisect import bisect_left, insort
 from collections.abc import Collection, Iterable
 
 from twinfold.client.events import Listener, Problem
+from twinfold.client.refusals import Refusals
 from twinfold.core.paths import join
 
 MAX_LISTED = 10_000
@@ -17,9 +18,14 @@ MAX_UNSEEN = 100_000
 
 
 class Problems:
-    """The list of problems; tells the listener of each new one once."""
+    """The list of problems; tells the listener of each new one once.
+
+    Attributes:
+        refusals: what the server refused, and is not sent again for now.
+    """
 
     def __init__(self, listener: Listener) -> None:
+        self.refusals = Refusals()
         self._listener = listener
         self._lock = threading.Lock()
         self._reasons: dict[bytes, str] = {}

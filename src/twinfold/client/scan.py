@@ -312,6 +312,10 @@ class Scan:
     ) -> None:
         self._check_stop()
         path = join(parent, name)
+        refusal = self.tools.problems.refusals.reason(path, facts)
+        if refusal is not None:
+            self.note_problem(path, refusal)
+            return
         try:
             if len(path) > MAX_PATH_BYTES:
                 self.note_problem(path, "has a path too long to be sent")

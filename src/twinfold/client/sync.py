@@ -182,6 +182,7 @@ class Synchroniser:
         for path in self._agenda.settle(scan.retry):
             self._board.problems.note(path, "is busy: it changes while it is read")
         self._board.shortage.end_cycle()
+        self._agenda.try_again(self._board.problems.refusals.release(self._state))
         if work is None:
             self._use_bases = True
         self._guard.spend(scan.tools.allowance)
@@ -306,6 +307,7 @@ class Synchroniser:
     async def _find_place(self) -> None:
         """Open a session of our own; if the folder has moved on, compare; then scan everything."""
         self._agenda.full = True
+        self._board.problems.refusals.clear()
         while True:
             session = await self._link.begin()
             same_server = self._state.blob("server_id") == self._link.server_id

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 
 from twinfold.client.batch import Batch, Pending, Piece
 from twinfold.client.connection import LostPlaceError, UnknownBatchError
-from twinfold.client.effects import Effect, Insert
+from twinfold.client.effects import Effect, Insert, Relocate, Remove
 from twinfold.client.frames import FrameWriter
 from twinfold.client.link import Link
 from twinfold.client.read import UnsettledError
@@ -146,18 +146,30 @@ class Transfer:
                 eager = batch.held_bytes <= EAGER_BYTES
 
     def _accepted(self, batch: Batch, refused: Iterable[Refusal]) -> list[Effect]:
-        """Return the effects of what the server did; nothing below a refused directory is."""
+        """Return the effects of what the server did; nothing below a refused directory is.
+
+        What was to be moved to where it was refused has left the destination's tree.
+        """
         indexes = {refusal.index for refusal in refused}
         if not indexes and not self._refused_nodes:
             return [effect for _, effect in batch.effects]
         accepted: list[Effect] = []
         for index, effect in batch.effects:
-            below = isinstance(effect, Insert) and effect.node.parent in self._refused_nodes
-            if index not in indexes and not below:
+            if index not in indexes and _parent(effect) not in self._refused_nodes:
                 accepted.append(effect)
             elif isinstance(effect, Insert):
                 self._refused_nodes.add(effect.node.id)
+            elif isinstance(effect, Relocate):
+                self._refused_nodes.add(effect.node)
+                accepted.append(Remove(effect.node))
         return accepted
+
+
+def _parent(effect: Effect) -> int | None:
+    """Return the directory that an effect puts an entry into."""
+    if isinstance(effect, Insert):
+        return effect.node.parent
+    return effect.parent if isinstance(effect, Relocate) else None
 
 
 class _Delivery:

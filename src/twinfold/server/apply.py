@@ -6,7 +6,7 @@ keeps its node, which goes to the attic with all below it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, MutableMapping
 
 import msgspec
 
@@ -30,12 +30,14 @@ from twinfold.server.lack import NO_ROOM, Lack
 from twinfold.server.staged import StagedBatch, StagedChange, upload_name
 from twinfold.storage.interface import (
     ATTIC,
+    DOOMED_PREFIX,
     STAGING,
     TREE,
     Attributes,
     IndexTransaction,
     Location,
     Node,
+    Refused,
     Rename,
     SetAside,
     Step,
@@ -100,19 +102,28 @@ class Barred:
 class Application:
     """Applies changes in order to one index transaction, and gathers their steps.
 
-    ``unused`` are staged objects that turned out not to be needed.
+    ``refused`` are directories that the file system did not take: what is to come below one
+    is refused as well, until the directory is made again. ``unused`` are staged objects that
+    turned out not to be needed.
     """
 
-    def __init__(self, work: IndexTransaction, now_ns: int, barred: Barred) -> None:
+    def __init__(
+        self,
+        work: IndexTransaction,
+        now_ns: int,
+        barred: Barred,
+        refused: MutableMapping[bytes, None],
+    ) -> None:
         self._work = work
         self._barred = barred
-        self._lacks: dict[int, list[Refusal]] = {}
         self._now_ns = now_ns
+        self._refused = refused
+        self._refusals: dict[int, list[Refusal]] = {}
         self._directories: dict[bytes, int] = {ROOT_PATH: TREE}
         self._touched: dict[int, None] = {}
         self._steps: list[Step] = []
         self.unused: list[bytes] = []
-        self._origins: dict[int, tuple[int, int]] = {}
+        self._origins: dict[int, tuple[int, int, bytes]] = {}
         self._change = (0, 0)
 
     def apply(self, batch: StagedBatch) -> None:
@@ -126,6 +137,8 @@ class Application:
             lack = staged.refusal or self._barred.lack_of(staged.change, self._restarts(staged))
             if lack is not None:
                 self._refuse(staged, lack)
+            elif self._refused and self._is_refused(staged):
+                continue
             else:
                 self._barred.discard(staged.change)
                 self._apply(staged)
@@ -157,7 +170,7 @@ class Application:
 
     def _refuse(self, staged: StagedChange, lack: Lack) -> None:
         number, index = self._change
-        self._lacks.setdefault(number, []).append(Refusal(index, lack.reason, lack.again))
+        self._refusals.setdefault(number, []).append(Refusal(index, lack.reason, lack.again))
         self._barred.add(staged.change)
         is_kept = staged.name and self._work.child(STAGING, staged.name) is not None
         if staged.name and not is_kept:
@@ -175,14 +188,49 @@ class Application:
                 )
         return self._steps + endings
 
-    def refusals(self, refused: Sequence[tuple[int, str]]) -> dict[int, list[Refusal]]:
-        """Return, by number of a batch, which of its changes the nodes refused belong to."""
-        by_batch = self._lacks
-        for node, reason in refused:
-            if node in self._origins:
-                number, index = self._origins[node]
-                by_batch.setdefault(number, []).append(Refusal(index, reason))
+    def refusals(self, refused: Iterable[Refused]) -> dict[int, list[Refusal]]:
+        """Return, by number of a batch, its changes that did not take effect."""
+        by_batch = {number: list(refusals) for number, refusals in self._refusals.items()}
+        for entry in refused:
+            if entry.node in self._origins:
+                number, index, _ = self._origins[entry.node]
+                refusal = Refusal(index, entry.reason, other=entry.other)
+                by_batch.setdefault(number, []).append(refusal)
         return by_batch
+
+    def refused_directories(self, refused: Iterable[Refused]) -> list[bytes]:
+        """Return the paths of those of the nodes refused that may be directories."""
+        return [
+            self._origins[entry.node][2]
+            for entry in refused
+            if entry.node in self._origins and not entry.kept_as.startswith(DOOMED_PREFIX)
+        ]
+
+    def _is_refused(self, staged: StagedChange) -> bool:
+        """Tell whether a change puts something below a directory that was refused."""
+        change = staged.change
+        if not isinstance(change, PutFile | MakeDirectory | MakeSymlink | Move):
+            return False
+        above = split(change.path)[0]
+        while above and above not in self._refused:
+            above = split(above)[0]
+        if not above:
+            self._refused.pop(change.path, None)
+            return False
+        number, index = self._change
+        reason = f"{display(above)} could not be made at the destination"
+        self._refusals.setdefault(number, []).append(Refusal(index, reason))
+        if isinstance(change, Move):
+            self._delete(Delete(change.source))
+        else:
+            self._drop(staged)
+        return True
+
+    def _drop(self, staged: StagedChange) -> None:
+        self.unused.append(staged.name)
+        node = self._work.child(STAGING, staged.name)
+        if node is not None:
+            self._work.forget(node.id)
 
     def _directory(self, path: bytes) -> int:
         below: list[bytes] = []
@@ -294,7 +342,7 @@ class Application:
             replaces = Kind.DIRECTORY not in (there.kind, node.kind)
             self._put_in_attic(there, path, node.inode if replaces else None)
         self._work.save(node, moved=True)
-        self._origins[node.id] = self._change
+        self._origins[node.id] = (*self._change, path)
         self._steps.append(Rename(node.id, node.kind, node.inode, source, target, replaces))
         self._touched[node.parent] = None
 

@@ -8,10 +8,10 @@ from collections.abc import Callable
 
 from twinfold.core.retention import UPLOAD_PATIENCE_S, expires_before_ns
 from twinfold.errors import DestinationError
-from twinfold.server.commit import DOOMED_PREFIX, Committer
+from twinfold.server.commit import Committer
 from twinfold.server.events import Listener, Message
 from twinfold.server.pending import PendingBatches
-from twinfold.storage.interface import ATTIC, Forest, Index
+from twinfold.storage.interface import ATTIC, DOOMED_PREFIX, Forest, Index
 
 _FIRST_AFTER_S = 5.0
 _EVERY_S = 600.0
@@ -56,6 +56,8 @@ class Collector:
         Raises:
             OSError: something could not be deleted.
         """
+        # An object that was refused tells so after a crash, until that has been recorded.
+        await self._pending.in_commit_thread(self._committer.settle)
         await asyncio.to_thread(self._purge_doomed)
         before_ns = expires_before_ns(self._now_ns(), self._keep_s)
         expired = await asyncio.to_thread(self._index.attic, before_ns)

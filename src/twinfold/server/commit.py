@@ -29,6 +29,7 @@ from twinfold.server.lack import lack_of
 from twinfold.server.staged import StagedBatch, StagedChange
 from twinfold.storage.interface import (
     ATTIC,
+    DOOMED_PREFIX,
     DoubtfulIndexError,
     Forest,
     Found,
@@ -36,14 +37,13 @@ from twinfold.storage.interface import (
     IndexTransaction,
     Node,
     Performed,
+    Refused,
     Staging,
     Step,
 )
 
-DOOMED_PREFIX = b"doomed-"
-"""Objects of the attic with such names are no longer in the index, and are deleted."""
-
 _MOST_OPEN_STEPS = 2_000
+_MOST_REFUSED_DIRECTORIES = 10_000
 
 
 class Committer:
@@ -67,6 +67,7 @@ class Committer:
         self._steps_failed = False
         self._sync_failed = False
         self._barred = Barred()
+        self._refused_directories: dict[bytes, None] = {}
 
     @property
     def is_settled(self) -> bool:
@@ -136,6 +137,7 @@ class Committer:
         if session.epoch != before.epoch:
             self._barred.clear()
         if session != before:
+            self._refused_directories.clear()
             with self._index.transaction() as work:
                 work.save_session(session)
         return session
@@ -162,7 +164,9 @@ class Committer:
                 with self._index.transaction() as work:
                     if durable_before:
                         self._settle_in(work)
-                    application = Application(work, self._now_ns(), self._barred)
+                    application = Application(
+                        work, self._now_ns(), self._barred, self._refused_directories
+                    )
                     for batch in batches:
                         application.apply(batch)
                     steps = application.steps()
@@ -179,9 +183,16 @@ class Committer:
             refused = self._perform(steps, again=False)
         with contextlib.suppress(OSError):
             self._staging.discard(application.unused)
-        if self._open_steps > _MOST_OPEN_STEPS:
+        if refused or self._open_steps > _MOST_OPEN_STEPS:
             self.settle()
+        self._remember_refused(application.refused_directories(refused))
         return session.revision, application.refusals(refused)
+
+    def _remember_refused(self, directories: Sequence[bytes]) -> None:
+        """What comes later below these is refused as well, until they are made again."""
+        self._refused_directories.update(dict.fromkeys(directories))
+        while len(self._refused_directories) > _MOST_REFUSED_DIRECTORIES:
+            del self._refused_directories[next(iter(self._refused_directories))]
 
     def _flush(self, batches: Sequence[StagedBatch]) -> bool:
         files: dict[bytes, None] = {}
@@ -223,7 +234,7 @@ class Committer:
             if staged.refusal is None:
                 raise
 
-    def _perform(self, steps: Sequence[Step], *, again: bool) -> list[tuple[int, str]]:
+    def _perform(self, steps: Sequence[Step], *, again: bool) -> list[Refused]:
         self._steps_failed = True
         try:
             done = self._forest.perform(steps, self._index.location, again=again)
@@ -255,15 +266,19 @@ class Committer:
         self._forget_settled()
 
     def _forget_settled(self) -> None:
+        refused = [refused for performed in self._unsettled for refused in performed.refused]
         self._unsettled.clear()
         self._open_steps = 0
+        for entry in refused:
+            if entry.kept_as.startswith(DOOMED_PREFIX):
+                self._forest.purge(entry.kept_as)
 
     def _settle_in(self, work: IndexTransaction) -> None:
         work.clear_intents()
         for performed in self._unsettled:
             work.set_identities(performed.identities)
-            for node, _ in performed.refused:
-                work.forget(node)
+            for refused in performed.refused:
+                work.forget(refused.node)
             for found in performed.found:
                 self._record_found(work, found)
 

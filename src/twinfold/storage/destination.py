@@ -25,6 +25,7 @@ import msgspec
 from twinfold.core.paths import display
 from twinfold.errors import DestinationError, FormatError
 from twinfold.model import RESERVED_ROOT_NAME
+from twinfold.storage.collisions import names_untold
 from twinfold.storage.index import DamagedIndexError, SqlIndex, open_index
 from twinfold.storage.space import Space
 from twinfold.storage.staging import Staging
@@ -45,7 +46,11 @@ class Identity(msgspec.Struct, frozen=True):
 
 
 class Destination:
-    """An open destination folder; one process at a time has it."""
+    """An open destination folder; one process at a time has it.
+
+    Attributes:
+        untold: differences between names that its file system does not tell, in words.
+    """
 
     def __init__(self, path: bytes, own: Path, lock: FolderLock) -> None:
         self.path = os.path.realpath(path)
@@ -58,11 +63,13 @@ class Destination:
             _open_own(own / "attic"),
             os.open(own, _DIRECTORY),
         ]
+        self.untold = names_untold(self._fds[1])
         self.space = Space(self._fds[3])
         self.staging = Staging(self._fds[1])
-        self.tree = Tree(*self._fds[:3])
         self.index: SqlIndex = self._open_index(own)
         self.index.on_full = self.space.release
+        tree, staging, attic, _ = self._fds
+        self.tree = Tree(tree, staging, attic, self.index.neighbours)
         self.space.hold()
 
     def _open_index(self, own: Path) -> SqlIndex:

@@ -275,6 +275,14 @@ class SqlIndex:
         rows = self._read(self._statements.parent, (node_id,))
         return Location(*rows[0]) if rows else None
 
+    def neighbours(self, directory: int, found: bytes, inode: int) -> list[bytes]:
+        """Return the names in a directory node that are ``found`` or have this inode."""
+        nodes = tables.nodes
+        is_it = (nodes.c.name == found) | (nodes.c.inode == inode)
+        statement = select(nodes.c.name).where(nodes.c.parent == directory, is_it)
+        with self._engine.connect() as connection:
+            return list(connection.scalars(statement))
+
     def locate(self, node_id: int) -> tuple[int, list[bytes]] | None:
         """Return (root, names from the root down) of a node, if it is known."""
         names: list[bytes] = []
@@ -313,17 +321,8 @@ class SqlIndex:
         group: list[Entry] = []
         with self._connected() as connection:
             for path, node in self._walk(connection):
-                group.append(
-                    Entry(
-                        path,
-                        node.kind,
-                        node.mode,
-                        node.mtime_ns,
-                        node.size,
-                        node.content,
-                        node.target,
-                    )
-                )
+                facts = node.kind, node.mode, node.mtime_ns, node.size
+                group.append(Entry(path, *facts, node.content, node.target))
                 if len(group) == _ENTRIES_A_GROUP:
                     yield group
                     group = []

@@ -28,6 +28,9 @@ ATTIC = 3
 FIRST_FREE_NODE = 16
 """Ids of the three roots; ids below this one are never given to entries."""
 
+DOOMED_PREFIX = b"doomed-"
+"""Objects of the attic with such names are no longer in the index, and are deleted."""
+
 
 class DoubtfulIndexError(DestinationError):
     """The system failed while a transaction was being made durable.
@@ -120,14 +123,26 @@ class Found(msgspec.Struct, frozen=True):
     location: Location
 
 
+class Refused(msgspec.Struct, frozen=True):
+    """An entry that the file system does not take, and why.
+
+    ``other`` is the name in the same directory that the file system takes for the entry's,
+    if that is the reason. ``kept_as`` is what the attic calls the entry's object.
+    """
+
+    node: int
+    reason: str
+    other: bytes
+    kept_as: bytes
+
+
 class Performed(msgspec.Struct, frozen=True):
     """What performing steps told: identities as they are now, and what was in the way."""
 
     identities: list[tuple[int, int, int]]
     """(node, inode, ctime_ns) of every file renamed or given attributes."""
     found: list[Found]
-    refused: list[tuple[int, str]]
-    """(node, reason) of entries that the file system will never take."""
+    refused: list[Refused]
 
 
 class Looked(msgspec.Struct, frozen=True):
@@ -220,6 +235,9 @@ class Index(Protocol):
 
     def location(self, node_id: int) -> Location | None:
         """Return the directory and name of a node, if it is known."""
+
+    def neighbours(self, directory: int, found: bytes, inode: int) -> list[bytes]:
+        """Return the names in a directory node that are ``found`` or have this inode."""
 
     def locate(self, node_id: int) -> tuple[int, list[bytes]] | None:
         """Return (root, names from the root down) of a node, if it is known."""

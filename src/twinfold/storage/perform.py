@@ -11,16 +11,19 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 
 from twinfold.core.paths import display
+from twinfold.core.windows_names import why_not_on_windows
 from twinfold.errors import DestinationError
 from twinfold.model import Kind
 from twinfold.storage.directories import OPEN_DIRECTORY, Directories
 from twinfold.storage.interface import (
     ATTIC,
+    DOOMED_PREFIX,
     STAGING,
     Attributes,
     Found,
     Location,
     Performed,
+    Refused,
     Rename,
     SetAside,
     Step,
@@ -38,6 +41,7 @@ REFUSALS = {
     errno.EXDEV: "another file system is mounted there at the destination",
 }
 """Errors that will be the same each time: the entry is refused, the others go on."""
+_BAD_NAMES = (errno.EILSEQ, errno.EINVAL)
 
 
 class Performance:
@@ -56,13 +60,14 @@ class Performance:
                 places.setdefault(step.node, [step.source])
         self._directories = Directories(roots, locate, places, {})
         self._identities: dict[int, tuple[int, int, int]] = {}
-        self._refused: dict[int, str] = {}
+        self._refused: dict[int, Refused] = {}
 
     def run(self) -> Performed:
         """Do the steps.
 
         Raises:
             DestinationError: an object that a step needs is gone.
+            FileExistsError: something stands where an object is to come; `Recovery` tells what.
             OSError: the disk does not let us.
         """
         at = 0
@@ -77,10 +82,10 @@ class Performance:
                 self._rename(step)
             elif isinstance(step, SetAside):
                 keep_in_attic(self._directories, step.source, step.name)
-            else:
+            elif step.node not in self._refused:
                 self._give_attributes(step)
         identities = [*self._identities.values(), *self._directories.remade]
-        return Performed(identities, self._directories.found, list(self._refused.items()))
+        return Performed(identities, self._directories.found, list(self._refused.values()))
 
     def close(self) -> None:
         """Let go of all directories."""
@@ -129,8 +134,8 @@ class Performance:
         except OSError as error:
             if error.errno not in REFUSALS:
                 raise
-            self._refused[step.node] = REFUSALS[error.errno]
-            refuse(directories, step, step.source)
+            reason = reason_of(error, step.target.name)
+            self._refused[step.node] = refuse(directories, step, step.source, reason)
             return
         if step.kind is Kind.DIRECTORY:
             directories.moved(step.node, step.target)
@@ -154,8 +159,10 @@ def rename(
 ) -> None:
     """Rename the object of a step from ``location`` to its target.
 
-    What stands there unknown to the index is set aside; directories whose bits forbid
-    the rename are made writable.
+    Directories whose bits forbid the rename are made writable.
+
+    Raises:
+        FileExistsError: something stands there that the step does not replace.
     """
     try:
         _rename(directories, step.target, location.name, source, target, replaces=replaces)
@@ -185,21 +192,33 @@ def _rename(
             return
         except (IsADirectoryError, NotADirectoryError):
             directories.make_way(wanted, target)
-    try:
-        rename_new(name, wanted.name, source, target)
-    except FileExistsError:
-        directories.make_way(wanted, target)
-        rename_new(name, wanted.name, source, target)
+    rename_new(name, wanted.name, source, target)
 
 
-def refused_place(node: int) -> Location:
-    """Return where an entry goes that its place will never take."""
-    return Location(ATTIC, b"refused-%d" % node)
+def reason_of(error: OSError, name: bytes) -> str:
+    """Return in words why the file system does not take this name."""
+    reason = REFUSALS[error.errno or 0]
+    why = why_not_on_windows(name) if error.errno in _BAD_NAMES else None
+    return f"{reason}: {why}" if why else reason
 
 
-def refuse(directories: Directories, step: Rename, location: Location) -> None:
-    """Keep the object of a step that cannot be done in the attic, with what comes into it."""
-    place = refused_place(step.node)
+def refused_places(node: int) -> list[Location]:
+    """Return where an entry can be that its place does not take."""
+    name = b"refused-%d" % node
+    return [Location(ATTIC, name), Location(ATTIC, DOOMED_PREFIX + name)]
+
+
+def refuse(
+    directories: Directories, step: Rename, location: Location, reason: str, other: bytes = b""
+) -> Refused:
+    """Take the object of a step that cannot be done to the attic, with what comes into it.
+
+    One that is new is not kept there: the destination never showed it, and the source has
+    it. A new directory is: what it takes along may be older.
+    """
+    is_new = step.source.directory == STAGING and step.kind is not Kind.DIRECTORY
+    place = refused_places(step.node)[is_new]
+    refused = Refused(step.node, reason, other, place.name)
     if location != place:
         aside = Rename(step.node, step.kind, step.inode, location, place)
         source = directories.descriptor(location.directory)
@@ -209,9 +228,11 @@ def refuse(directories: Directories, step: Rename, location: Location) -> None:
         except OSError as error:
             if error.errno not in REFUSALS:
                 raise
-            return
-    directories.found.append(Found(place.name, step.target))
+            return refused
+    if not is_new:
+        directories.found.append(Found(place.name, step.target))
     directories.moved(step.node, place)
+    return refused
 
 
 def keep_in_attic(directories: Directories, location: Location, name: bytes) -> None:

@@ -11,6 +11,9 @@ before. Instead every object is brought to where the last of its steps has it:
 
 An object is found by its inode at one of the places that its steps name; one that is at
 none of them is gone, and nothing is done for it. Doing all this twice changes nothing.
+
+What stands in the way of an object is a stranger, which goes to the attic, or another entry
+whose name the file system takes for this one's: then the object is refused.
 """
 
 from __future__ import annotations
@@ -19,9 +22,11 @@ import sys
 
 assert sys.platform != "win32"
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 
 from twinfold.model import Kind
+from twinfold.storage.collisions import CollisionError, Neighbours, check_name, is_listed
 from twinfold.storage.directories import Directories, inode_at
 from twinfold.storage.interface import (
     ATTIC,
@@ -29,6 +34,7 @@ from twinfold.storage.interface import (
     Attributes,
     Location,
     Performed,
+    Refused,
     Rename,
     SetAside,
     Step,
@@ -38,8 +44,9 @@ from twinfold.storage.perform import (
     give_attributes,
     identity,
     keep_in_attic,
+    reason_of,
     refuse,
-    refused_place,
+    refused_places,
     rename,
 )
 
@@ -51,8 +58,10 @@ class Recovery:
         self,
         roots: Mapping[int, int],
         locate: Callable[[int], Location | None],
+        neighbours: Neighbours,
         steps: Sequence[Step],
     ) -> None:
+        self._neighbours = neighbours
         self._last: dict[int, Rename] = {}
         self._places: dict[int, list[Location]] = {}
         self._kept: dict[int, SetAside] = {}
@@ -72,18 +81,21 @@ class Recovery:
             {node: self._last[node].inode for node in directories},
         )
         self._identities: dict[int, tuple[int, int, int]] = {}
-        self._refused: dict[int, str] = {}
+        self._refused: dict[int, Refused] = {}
 
     def _learn(self, step: Step) -> None:
         if isinstance(step, Rename):
-            own = Location(STAGING, b"recover-%d" % step.node)
-            places = self._places.setdefault(step.node, [own, refused_place(step.node)])
-            places += [step.source, step.target]
+            own = [self._own_place(step.node), *refused_places(step.node)]
+            self._places.setdefault(step.node, own).extend([step.source, step.target])
             self._last[step.node] = step
         elif isinstance(step, SetAside):
             self._kept[step.node] = step
         else:
             self._attributes[step.node] = step
+
+    @staticmethod
+    def _own_place(node: int) -> Location:
+        return Location(STAGING, b"recover-%d" % node)
 
     def run(self) -> Performed:
         """Bring everything to its last place.
@@ -101,10 +113,10 @@ class Recovery:
             if step.node not in self._kept:
                 self._put_in_place(step)
         for ending in self._attributes.values():
-            if ending.node not in self._kept:
+            if ending.node not in self._kept and ending.node not in self._refused:
                 self._give_attributes(ending)
         identities = [*self._identities.values(), *self._directories.remade]
-        return Performed(identities, self._directories.found, list(self._refused.items()))
+        return Performed(identities, self._directories.found, list(self._refused.values()))
 
     def close(self) -> None:
         """Let go of all directories."""
@@ -119,8 +131,24 @@ class Recovery:
             except FileNotFoundError:
                 continue
             if inode_at(parent, location.name) == inode:
-                return location
+                return self._as_listed(parent, inode, location, places)
         return None
+
+    @staticmethod
+    def _as_listed(
+        parent: int, inode: int, location: Location, places: Sequence[Location]
+    ) -> Location:
+        """Return the place that an object has where it answers to several names of a directory."""
+        others = {
+            place
+            for place in places
+            if place.directory == location.directory
+            and place.name != location.name
+            and inode_at(parent, place.name) == inode
+        }
+        if others and not is_listed(parent, location.name):
+            return next((place for place in others if is_listed(parent, place.name)), location)
+        return location
 
     def _keep(self, step: SetAside) -> None:
         if inode_at(self._directories.roots[ATTIC], step.name) is not None:
@@ -136,12 +164,16 @@ class Recovery:
         """Take what the attic has from a place that nothing else will come to."""
         if inode_at(self._directories.roots[ATTIC], step.name) != step.inode:
             return
-        own = Location(STAGING, b"recover-%d" % step.node)
+        spare = self._own_place(step.node)
         places = [*self._places.get(step.node, []), step.source]
         location = self._current(step.node, step.inode, places)
-        if location is None or location.directory == STAGING or location in self._replaced:
+        if location is None or location in self._replaced:
             return
-        self._move(Rename(step.node, Kind.FILE, step.inode, location, own), location, own)
+        if location.directory == STAGING:
+            spare = location
+        else:
+            self._move(Rename(step.node, Kind.FILE, step.inode, location, spare), location, spare)
+        os.unlink(spare.name, dir_fd=self._directories.roots[STAGING])
 
     def _stranger(self, step: SetAside) -> Location | None:
         """Return the place of an object that somebody else put where ours was."""
@@ -154,13 +186,10 @@ class Recovery:
 
     def _take_out(self, step: Rename) -> None:
         location = self._current(step.node, step.inode, self._places[step.node])
-        if location in (None, step.target, refused_place(step.node)):
+        if location is None or location in (step.target, *refused_places(step.node)):
             return
-        assert location is not None
-        if location.directory == STAGING:
-            return
-        own = self._places[step.node][0]
-        self._move(step, location, own)
+        if location.directory != STAGING:
+            self._move(step, location, self._own_place(step.node))
 
     def _put_in_place(self, step: Rename) -> None:
         location = self._current(step.node, step.inode, self._places[step.node])
@@ -169,23 +198,40 @@ class Recovery:
         if location != step.target:
             try:
                 self._move(step, location, step.target)
+            except CollisionError as error:
+                self._refuse(step, location, str(error), error.other)
+                return
             except OSError as error:
                 if error.errno not in REFUSALS:
                     raise
-                self._refused[step.node] = REFUSALS[error.errno]
-                refuse(self._directories, step, location)
+                self._refuse(step, location, reason_of(error, step.target.name))
                 return
         if step.kind is Kind.FILE and step.target.directory != ATTIC:
             parent = self._directories.descriptor(step.target.directory)
             self._identities[step.node] = identity(step.node, parent, step.target.name)
 
+    def _refuse(self, step: Rename, location: Location, reason: str, other: bytes = b"") -> None:
+        self._refused[step.node] = refuse(self._directories, step, location, reason, other)
+
     def _move(self, step: Rename, location: Location, target: Location) -> None:
+        """Rename an object.
+
+        Raises:
+            CollisionError: another entry answers to the target's name.
+        """
         target_fd = self._directories.ensure(target.directory)
         source_fd = self._directories.descriptor(location.directory)
         there = inode_at(target_fd, target.name)
-        known = {kept.inode for kept in self._kept.values()} if there is not None else set()
+        replaces = False
+        if there is not None:
+            kept_from = [kept.source for kept in self._kept.values() if kept.inode == there]
+            replaces = bool(kept_from)
+            if target not in kept_from:
+                check_name(self._neighbours, target, target_fd, there)
+            if not replaces:
+                self._directories.make_way(target, target_fd)
         moving = Rename(step.node, step.kind, step.inode, location, target)
-        rename(self._directories, moving, location, source_fd, target_fd, replaces=there in known)
+        rename(self._directories, moving, location, source_fd, target_fd, replaces=replaces)
 
     def _give_attributes(self, step: Attributes) -> None:
         last = self._last.get(step.node)

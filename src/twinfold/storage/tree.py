@@ -19,7 +19,8 @@ from contextlib import contextmanager
 
 from twinfold.model import PERMISSION_BITS, RESERVED_ROOT_NAME, Kind
 from twinfold.storage.attic import purge
-from twinfold.storage.directories import OPEN_DIRECTORY, set_aside
+from twinfold.storage.collisions import Neighbours
+from twinfold.storage.directories import OPEN_DIRECTORY, inode_at, set_aside
 from twinfold.storage.interface import (
     ATTIC,
     STAGING,
@@ -55,8 +56,11 @@ class Source:
 class Tree:
     """The three folders that the forest's roots stand for, and the steps done in them."""
 
-    def __init__(self, tree_fd: int, staging_fd: int, attic_fd: int) -> None:
+    def __init__(
+        self, tree_fd: int, staging_fd: int, attic_fd: int, neighbours: Neighbours
+    ) -> None:
         self._roots = {TREE: tree_fd, STAGING: staging_fd, ATTIC: attic_fd}
+        self._neighbours = neighbours
 
     @contextmanager
     def _directory(self, root: int, names: Sequence[bytes]) -> Iterator[int]:
@@ -93,11 +97,13 @@ class Tree:
         with self._directory(root, names) as fd:
             itself = _looked(names[-1] if names else b"", os.fstat(fd), b"")
             found = sorted(os.fsencode(name) for name in os.listdir(fd))
+            is_top = root == TREE and not names
+            own_inode = inode_at(fd, RESERVED_ROOT_NAME) if is_top else None
             children = []
             for name in found:
-                if root == TREE and not names and name == RESERVED_ROOT_NAME:
-                    continue
                 status = os.stat(name, dir_fd=fd, follow_symlinks=False)
+                if status.st_ino == own_inode:
+                    continue
                 is_link = stat.S_ISLNK(status.st_mode)
                 target = os.readlink(name, dir_fd=fd) if is_link else b""
                 children.append(_looked(name, status, target))
@@ -130,7 +136,7 @@ class Tree:
         """
         work: Performance | Recovery
         if again:
-            work = Recovery(self._roots, locate, steps)
+            work = Recovery(self._roots, locate, self._neighbours, steps)
         else:
             work = Performance(self._roots, locate, steps)
         try:
