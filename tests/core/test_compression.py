@@ -1,41 +1,90 @@
-"""Whether to compress, from what was measured."""
+"""How hard to compress, from what was measured."""
 
 from __future__ import annotations
 
-from twinfold.core.compression import CompressionChooser, is_incompressible
+import pytest
+
+from twinfold.core.compression import (
+    LEVELS,
+    CompressionChooser,
+    Level,
+    SendingTime,
+    is_incompressible,
+)
 
 MIB = 1 << 20
 
 
 def test_fixed_choices() -> None:
     """Off is off and a level is that level, for any size."""
-    assert CompressionChooser(0, loopback=False).level(MIB) is None
-    assert CompressionChooser(7, loopback=True).level(10) == 7
+    assert CompressionChooser(0).level(MIB) is None
+    assert CompressionChooser(7).level(10) == 7
 
 
 def test_small_bodies_are_compressed_well() -> None:
     """A small edit costs few bytes, however fast the network is."""
-    assert CompressionChooser(None, loopback=True).level(1_000) == 3
+    assert CompressionChooser(None).level(1_000) == 3
 
 
-def test_a_slow_network_gets_compression_and_a_fast_one_does_not() -> None:
-    """What was measured overrides the first guess, in both directions."""
-    chooser = CompressionChooser(None, loopback=True)
+def settle(network: float, speed: float, ratio: float) -> int:
+    """Return the level, 0 for none, that a network and a processor lead to."""
+    chooser = CompressionChooser(None)
+    by_level = {level.level: level for level in LEVELS}
+    for _ in range(300):
+        level = chooser.level(MIB) or 0
+        sent = MIB
+        if level:
+            usual: Level = by_level[level]
+            sent = int(min(1.0, usual.ratio * ratio) * MIB)
+            chooser.observe_packing(level, MIB, sent, MIB / (usual.bytes_per_s * speed))
+        chooser.observe_sending(sent, sent / network)
+    chosen = [chooser.level(MIB) or 0 for _ in range(10)]
+    return max(set(chosen), key=chosen.count)
+
+
+@pytest.mark.parametrize(
+    ("network", "speed", "ratio", "expected"),
+    [
+        pytest.param(2e9, 1.0, 1.0, {0}, id="memory"),
+        pytest.param(300e6, 1.0, 1.0, {0}, id="as fast as the processor"),
+        pytest.param(12.5e6, 1.0, 1.0, {3}, id="100 Mbit/s"),
+        pytest.param(12.5e6, 0.1, 1.0, {0, 1}, id="100 Mbit/s and a slow processor"),
+        pytest.param(1.25e6, 1.0, 1.0, {6, 9}, id="10 Mbit/s"),
+        pytest.param(0.1e6, 1.0, 1.0, {9}, id="1 Mbit/s"),
+        pytest.param(12.5e6, 1.0, 5.0, {0}, id="what does not compress"),
+    ],
+)
+def test_it_finds_its_level(network: float, speed: float, ratio: float, expected: set[int]) -> None:
+    """What was measured decides, not the first guess."""
+    assert settle(network, speed, ratio) in expected
+
+
+def test_a_network_that_becomes_slow_is_noticed() -> None:
+    """And one that becomes fast again, too."""
+    chooser = CompressionChooser(None)
+    assert chooser.level(MIB) is not None
+    for _ in range(20):
+        chooser.observe_sending(MIB, 0.001)
     assert chooser.level(MIB) is None
-    for _ in range(40):
+    for _ in range(20):
         chooser.observe_sending(MIB, 1.0)
     assert chooser.level(MIB) is not None
-    for _ in range(40):
+    for _ in range(100):
         chooser.observe_sending(MIB, 0.0005)
     assert chooser.level(MIB) is None
 
 
-def test_what_does_not_compress_is_not_compressed() -> None:
-    """A poor ratio, measured, ends compression; a sample shows it per frame."""
-    chooser = CompressionChooser(None, loopback=False)
-    assert chooser.level(MIB) is not None
-    for _ in range(40):
-        chooser.observe_packing(MIB, MIB, 0.01)
-    assert chooser.level(MIB) is None
+def test_the_time_of_streams_at_once_is_counted_once() -> None:
+    """Two streams that wait side by side do not make the network half as fast."""
+    sending = SendingTime()
+    sending.begin(10.0)
+    sending.begin(10.5)
+    assert sending.end(11.0) + sending.end(12.0) == 2.0
+    sending.begin(20.0)
+    assert sending.end(21.0) == 1.0
+
+
+def test_a_sample_shows_what_does_not_compress() -> None:
+    """A frame of it is sent as it is."""
     assert is_incompressible(1_000, 990)
     assert not is_incompressible(1_000, 500)

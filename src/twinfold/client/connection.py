@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 import time
 from collections.abc import AsyncIterator
@@ -29,7 +30,8 @@ CONNECT_TIMEOUT_S = 10.0
 ANSWER_TIMEOUT_S = 300.0
 """A commit may wait for the server's disk for this long."""
 
-_LIMITED_PIECE_BYTES = 16 * 1024
+_UNSENT_BYTES = 256 * 1024
+"""The system takes no more than so much ahead of the network: else a slow one looks fast."""
 _MAX_ANSWER_BYTES = protocol.MAX_BATCH_CHUNKS * 40
 _FOLDER = f"/v1/folders/{protocol.FOLDER}"
 
@@ -52,8 +54,16 @@ class LostPlaceError(TwinfoldError):
         self.avoid_bases = avoid_bases
 
 
+_BURST_S = 0.1
+_LEAST_PIECE_BYTES = 256
+_MOST_PIECE_BYTES = 64 * 1024
+
+
 class RateLimit:
-    """Lets so many bytes a second pass, exact over any few seconds; None lets all pass."""
+    """Lets so many bytes a second pass, exact over any few seconds; None lets all pass.
+
+    What was missed because this process was woken late is made up for, up to `_BURST_S`.
+    """
 
     def __init__(self, bytes_per_s: int | None) -> None:
         self._bytes_per_s = bytes_per_s
@@ -64,12 +74,19 @@ class RateLimit:
         """Whether there is a limit."""
         return self._bytes_per_s is not None
 
+    @property
+    def piece_bytes(self) -> int | None:
+        """What is sent at once: so much that the limit is smooth, None without a limit."""
+        if self._bytes_per_s is None:
+            return None
+        return min(_MOST_PIECE_BYTES, max(_LEAST_PIECE_BYTES, self._bytes_per_s // 100))
+
     async def take(self, size_bytes: int) -> None:
         """Wait until so many bytes may be sent."""
         if self._bytes_per_s is None:
             return
         now_s = time.monotonic()
-        start_s = max(now_s, self._free_at_s)
+        start_s = max(now_s - _BURST_S, self._free_at_s)
         self._free_at_s = start_s + size_bytes / self._bytes_per_s
         if start_s > now_s:
             await asyncio.sleep(start_s - now_s)
@@ -102,7 +119,9 @@ class Connection:
             total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=ANSWER_TIMEOUT_S
         )
         self._http = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=16, ssl=self._ssl, force_close=False),
+            connector=aiohttp.TCPConnector(
+                limit=16, ssl=self._ssl, force_close=False, socket_factory=_socket
+            ),
             headers={"Authorization": f"Bearer {self._token}"},
             timeout=timeout,
             auto_decompress=False,
@@ -212,7 +231,7 @@ class Connection:
     ) -> AsyncIterator[bytes]:
         """Yield a body in pieces, each of which has to leave within the progress timeout."""
         loop = asyncio.get_running_loop()
-        async for part in _parts(body, _LIMITED_PIECE_BYTES if self._limit.is_set else None):
+        async for part in _parts(body, self._limit.piece_bytes):
             deadline.reschedule(None)
             await self._limit.take(len(part))
             deadline.reschedule(loop.time() + protocol.PROGRESS_TIMEOUT_S)
@@ -224,6 +243,15 @@ class Connection:
         if self._http is None:
             raise AssertionError("the connection is used outside of its block")
         return self._http
+
+
+def _socket(address: aiohttp.AddrInfoType) -> socket.socket:
+    family, kind, protocol_number, *_ = address
+    made = socket.socket(family, kind, protocol_number)
+    option: int | None = getattr(socket, "TCP_NOTSENT_LOWAT", None)
+    if option is not None:
+        made.setsockopt(socket.IPPROTO_TCP, option, _UNSENT_BYTES)
+    return made
 
 
 class _Failures:

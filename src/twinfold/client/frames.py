@@ -8,7 +8,12 @@ from collections.abc import AsyncIterator, Callable, Iterable
 
 from twinfold import protocol
 from twinfold.client.batch import Piece
-from twinfold.core.compression import SAMPLE_BYTES, CompressionChooser, is_incompressible
+from twinfold.core.compression import (
+    SAMPLE_BYTES,
+    CompressionChooser,
+    SendingTime,
+    is_incompressible,
+)
 from twinfold.model import Change, Chunk
 from twinfold.protocol import Batch, FrameKind
 
@@ -31,6 +36,7 @@ class FrameWriter:
     ) -> None:
         self._chooser = chooser
         self._read_again = read_again
+        self._sending = SendingTime()
 
     def header(self, changes: list[Change]) -> bytes:
         """Return the frame that announces a batch."""
@@ -38,9 +44,13 @@ class FrameWriter:
         return protocol.pack_frame(FrameKind.BATCH, b"", [payload], _HEADER_LEVEL)
 
     async def body(
-        self, header: bytes, pieces: Iterable[tuple[bytes, Piece]]
+        self, header: bytes, pieces: Iterable[tuple[bytes, Piece]], *, is_streamed: bool
     ) -> AsyncIterator[bytes]:
-        """Yield a header (if any), and the chunks in frames."""
+        """Yield a header (if any), and the chunks in frames.
+
+        If it ``is_streamed``, each frame is sent before the next one is asked for, and the
+        chooser learns how long that takes.
+        """
         if header:
             yield header
         chunks: list[Chunk] = []
@@ -55,23 +65,30 @@ class FrameWriter:
             parts.append(data)
             size_bytes += len(data)
             if size_bytes >= FRAME_BYTES or len(chunks) >= protocol.MAX_FRAME_CHUNKS:
-                async for frame in self._sent(chunks, parts, size_bytes):
+                async for frame in self._sent(chunks, parts, size_bytes, is_streamed):
                     yield frame
                 chunks, parts, size_bytes = [], [], 0
         if chunks:
-            async for frame in self._sent(chunks, parts, size_bytes):
+            async for frame in self._sent(chunks, parts, size_bytes, is_streamed):
                 yield frame
 
     async def _sent(
-        self, chunks: list[Chunk], parts: list[bytes], size_bytes: int
+        self, chunks: list[Chunk], parts: list[bytes], size_bytes: int, is_streamed: bool
     ) -> AsyncIterator[bytes]:
         if size_bytes >= _OFFLOAD_BYTES:
             frame = await asyncio.to_thread(self._pack, chunks, parts, size_bytes)
         else:
             frame = self._pack(chunks, parts, size_bytes)
-        began_s = time.monotonic()
-        yield frame
-        self._chooser.observe_sending(len(frame), time.monotonic() - began_s)
+        if not is_streamed:
+            yield frame
+            return
+        self._sending.begin(time.monotonic())
+        duration_s = 0.0
+        try:
+            yield frame
+        finally:
+            duration_s = self._sending.end(time.monotonic())
+        self._chooser.observe_sending(len(frame), duration_s)
 
     def _pack(self, chunks: list[Chunk], parts: list[bytes], size_bytes: int) -> bytes:
         level = self._chooser.level(size_bytes)
@@ -80,7 +97,8 @@ class FrameWriter:
         began_s = time.monotonic()
         frame = protocol.pack_frame(FrameKind.CHUNKS, protocol.encode(chunks), parts, level)
         if level is not None:
-            self._chooser.observe_packing(size_bytes, len(frame), time.monotonic() - began_s)
+            duration_s = time.monotonic() - began_s
+            self._chooser.observe_packing(level, size_bytes, len(frame), duration_s)
         return frame
 
 

@@ -31,7 +31,7 @@ from twinfold.client.tree import Directory
 from twinfold.client.uploads import Uploader
 from twinfold.client.waiters import Waiters
 from twinfold.client.watch import Watcher, open_watcher
-from twinfold.config import ClientSettings, is_loopback
+from twinfold.config import ClientSettings
 from twinfold.core.compression import CompressionChooser
 from twinfold.errors import (
     ConnectionLostError,
@@ -85,7 +85,7 @@ class Synchroniser:
         self._worker = ThreadPoolExecutor(1, "scan")
         self._stop = threading.Event()
         self._reader = Reader(self._stop)
-        self._chooser = CompressionChooser(settings.compress, is_loopback(settings.address.host))
+        self._chooser = CompressionChooser(settings.compress)
         self._frames = FrameWriter(self._chooser, self._read_again)
         self._serial = 0
         self._use_bases = True

@@ -219,9 +219,11 @@ class _Delivery:
     async def _post(self, header: bytes, pieces: list[tuple[bytes, Piece]]) -> BatchAnswer:
         size_bytes = sum(_size(piece) for _, piece in pieces)
         unsettled: list[Exception] = []
-        body = _noting(self._frames.body(header, pieces), unsettled)
+        is_whole = size_bytes + len(header) <= _WHOLE_BODY_BYTES
+        frames = self._frames.body(header, pieces, is_streamed=not is_whole)
+        body = _noting(frames, unsettled)
         try:
-            if size_bytes + len(header) <= _WHOLE_BODY_BYTES:
+            if is_whole:
                 whole = b"".join([frame async for frame in body])
                 answer = await self._connection.post_batch(self._epoch, self._number, whole)
             else:

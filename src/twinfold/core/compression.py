@@ -1,17 +1,52 @@
-"""Whether compressing what is sent pays: pure arithmetic on measured durations."""
+"""How hard to compress what is sent: pure arithmetic on measured durations.
+
+Packing and sending overlap: a stretch of content takes as long as the slower of the two. So
+the level goes up while the processor waits for the network, and down, to none at last, while
+the network waits for the processor.
+"""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 SMALL_BODY_BYTES = 64 * 1024
 SMALL_BODY_LEVEL = 3
 SAMPLE_BYTES = 32 * 1024
-FAST_LEVEL = 1
-DENSE_LEVEL = 3
+PROBE_LEVEL = 1
 
-_WEIGHT = 0.2
+
+class Level(NamedTuple):
+    """What a zstd level did with source code on one core; other content and cores scale it."""
+
+    level: int
+    bytes_per_s: float
+    ratio: float
+
+
+LEVELS = (
+    Level(1, 350e6, 0.200),
+    Level(3, 237e6, 0.178),
+    Level(6, 100e6, 0.157),
+    Level(9, 62e6, 0.153),
+)
+"""Those that lie between, and beyond, bring hardly more than the one before."""
+
 _PROBE_EVERY = 64
 _MARGIN = 1.3
+"""Compressing has to be so much better than not: it costs the receiver something, too."""
+
+_PROCESSOR_SHARE = 0.5
+"""Scanning and hashing take the rest, on a machine of two cores that does nothing else."""
+
+_OVERLAP_LOSS = 0.2
+"""So much of the shorter of the two, packing and sending, does not overlap with the other."""
+
+_WEIGHT = 0.2
+_MEMORY_BYTES = 4 * 1024 * 1024
 _INCOMPRESSIBLE = 0.95
+_FIRST_GUESS_BYTES = 256 * 1024
+_FIRST_GUESS_BYTES_PER_S = 20e6
+_BY_LEVEL = {level.level: level for level in LEVELS}
 
 
 class CompressionChooser:
@@ -19,14 +54,15 @@ class CompressionChooser:
 
     Args:
         fixed: None for automatic, 0 for off, otherwise the level to use always.
-        loopback: whether the peer is on this machine, until measurements say more.
     """
 
-    def __init__(self, fixed: int | None, loopback: bool) -> None:
+    def __init__(self, fixed: int | None) -> None:
         self._fixed = fixed
-        self._network = 2e9 if loopback else 10e6
-        self._speed = 400e6
-        self._ratio = 0.4
+        # To take a fast network for a slow one costs some milliseconds, the opposite seconds.
+        self._sent_bytes = float(_FIRST_GUESS_BYTES)
+        self._sending_s = self._sent_bytes / _FIRST_GUESS_BYTES_PER_S
+        self._speed = 1.0
+        self._ratio = 1.5
         self._frames = 0
 
     def level(self, size_bytes: int) -> int | None:
@@ -36,30 +72,56 @@ class CompressionChooser:
         if size_bytes < SMALL_BODY_BYTES:
             return SMALL_BODY_LEVEL
         self._frames += 1
-        if self._frames % _PROBE_EVERY == 0:
-            return FAST_LEVEL
-        plain_s = 1 / self._network
-        packed_s = 1 / self._speed + self._ratio / self._network
-        if plain_s < packed_s * _MARGIN:
-            return None
-        return DENSE_LEVEL if self._network * 8 < self._speed else FAST_LEVEL
+        best = min(LEVELS, key=self._cost)
+        if self._cost(best) * _MARGIN < self._sending_s / self._sent_bytes:
+            return best.level
+        return PROBE_LEVEL if self._frames % _PROBE_EVERY == 0 else None
 
-    def observe_packing(self, size_bytes: int, packed_bytes: int, duration_s: float) -> None:
+    def _cost(self, level: Level) -> float:
+        """Return the seconds that a byte of content takes at this level, about."""
+        packing_s = 1 / (level.bytes_per_s * self._speed * _PROCESSOR_SHARE)
+        ratio = min(1.0, level.ratio * self._ratio)
+        sending_s = ratio * self._sending_s / self._sent_bytes
+        return max(packing_s, sending_s) + _OVERLAP_LOSS * min(packing_s, sending_s)
+
+    def observe_packing(
+        self, level: int, size_bytes: int, packed_bytes: int, duration_s: float
+    ) -> None:
         """Learn from one compressed frame."""
-        if size_bytes >= SMALL_BODY_BYTES:
-            self._speed = _moved(self._speed, size_bytes / max(duration_s, 1e-6))
-            self._ratio = _moved(self._ratio, packed_bytes / size_bytes)
+        usual = _BY_LEVEL.get(level)
+        if usual is not None and size_bytes >= SMALL_BODY_BYTES:
+            speed = size_bytes / max(duration_s, 1e-6) / usual.bytes_per_s
+            self._speed += _WEIGHT * (speed - self._speed)
+            self._ratio += _WEIGHT * (packed_bytes / size_bytes / usual.ratio - self._ratio)
 
     def observe_sending(self, sent_bytes: int, duration_s: float) -> None:
-        """Learn from how long the network took these bytes."""
-        if sent_bytes >= SMALL_BODY_BYTES:
-            self._network = _moved(self._network, sent_bytes / max(duration_s, 1e-6))
+        """Learn from how long the network took these bytes, all streams taken together."""
+        kept = 0.5 ** (sent_bytes / _MEMORY_BYTES)
+        self._sent_bytes = self._sent_bytes * kept + sent_bytes
+        self._sending_s = self._sending_s * kept + max(duration_s, 1e-9)
+
+
+class SendingTime:
+    """How long some stream, of several at once, had to wait for the network."""
+
+    def __init__(self) -> None:
+        self._streams = 0
+        self._counted_until_s = 0.0
+
+    def begin(self, now_s: float) -> None:
+        """A stream hands over bytes."""
+        if not self._streams:
+            self._counted_until_s = now_s
+        self._streams += 1
+
+    def end(self, now_s: float) -> float:
+        """A stream's bytes are taken; return the seconds since others' were, or it began."""
+        self._streams -= 1
+        duration_s = now_s - self._counted_until_s
+        self._counted_until_s = now_s
+        return duration_s
 
 
 def is_incompressible(size_bytes: int, packed_bytes: int) -> bool:
     """Tell from a compressed sample that compressing the rest would be in vain."""
     return packed_bytes > size_bytes * _INCOMPRESSIBLE
-
-
-def _moved(average: float, value: float) -> float:
-    return average + _WEIGHT * (value - average)
