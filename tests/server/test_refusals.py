@@ -17,7 +17,7 @@ from tests.server.rig import ForestWrapper, Rig, chunks_of, extend, put, put_upl
 from twinfold.core.room import Room
 from twinfold.model import Change, Delete, MakeDirectory, Move, SetAttributes
 from twinfold.server.staged import StagedBatch
-from twinfold.storage.interface import Performed, Staging, Step
+from twinfold.storage.interface import NewFile, Performed, Staging, Step
 from twinfold.storage.staging import Staging as RealStaging
 
 UPLOAD = b"u" * 16
@@ -95,10 +95,10 @@ class FullStaging(RealStaging):
 
     is_full = True
 
-    def create_file(self, name: bytes, mode: int, mtime_ns: int, data: bytes | memoryview) -> int:
-        if self.is_full:
-            raise OSError(errno.EDQUOT, "no room")
-        return super().create_file(name, mode, mtime_ns, data)
+    def create_files(self, files: Sequence[NewFile]) -> tuple[list[int], OSError | None]:
+        if self.is_full and files:
+            return [], OSError(errno.EDQUOT, "no room")
+        return super().create_files(files)
 
     def create_directory(self, name: bytes) -> int:
         if self.is_full:
