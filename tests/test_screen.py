@@ -24,7 +24,7 @@ from twinfold.client.events import (
 )
 from twinfold.config import ClientSettings, ServerAddress
 from twinfold.screen.banner import Arrivals, ServerScreen, banner
-from twinfold.screen.live import LiveScreen, now_lines, styled_line, title
+from twinfold.screen.live import LiveScreen, is_moving, now_lines, styled_line, title
 from twinfold.screen.plain import DryRunScreen, PlainScreen, line_text
 from twinfold.screen.story import Line, Story
 from twinfold.screen.table import status_text
@@ -155,11 +155,18 @@ def test_a_problem_that_went_away_is_told_again_when_it_returns() -> None:
     assert told(problem, DONE, problem, story=story).count("problem a: busy") == 2
 
 
-def test_held_deletions_are_told_and_stay_on_the_live_line() -> None:
+@pytest.mark.parametrize("before", [[], [DONE]], ids=["from the start", "later"])
+def test_held_deletions_are_told_and_stay_until_in_sync(before: list[Event]) -> None:
+    """Whatever else goes on meanwhile."""
     story = Story()
-    lines = told(Held("too many", 4_711), DONE, story=story)
+    told(*before, story=story)
+    held = Held("too many", 4_711)
+    changes: list[Event] = [Scanning(), Applied("put", b"a"), Progress(1, 1, 1, 0), held]
+    lines = told(held, *changes, story=story)
     assert lines[0] == "held 4,711 deletions: too many"
-    assert "4,711 deletions held" in drawn(story)[0]
+    assert not [line for line in lines[1:] if "held" in line]
+    assert drawn(story)[0].startswith("held: 4,711 deletions")
+    assert not is_moving(story)
     told(DONE, story=story)
     assert "held" not in drawn(story)[0]
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import socket
+import ssl
 import stat
 import struct
 import sys
@@ -118,6 +120,23 @@ def test_the_token_stands_in_private_files_only(pair: Pair) -> None:
     assert not [text for text in told if pair.token in text]
 
 
+def test_a_token_that_is_revoked_ends_a_live_client(pair: Pair) -> None:
+    """A server that is started with another token lets nobody in who has the old one."""
+    (pair.source / "file").write_bytes(b"file")
+    pair.start()
+    pair.server.terminate()
+    old = pair.invite
+    pair.restart_server("--token", "another")
+    (pair.source / "later").write_bytes(b"later")
+    assert pair.client.wait_exit() == 1
+    (line,) = pair.client.errors.splitlines()
+    assert "token" in line
+    assert "revoked" in line
+    assert not (pair.dest / "later").exists()
+    assert pair.invite != old
+    pair.sync()
+
+
 def test_a_server_says_its_invite_again(pair: Pair) -> None:
     """At each start the same one, as long as address and token are the same."""
     pair.start_server()
@@ -125,3 +144,24 @@ def test_a_server_says_its_invite_again(pair: Pair) -> None:
     pair.server.terminate()
     pair.restart_server()
     assert pair.invite == first
+
+
+def test_connections_that_end_in_their_handshake_keep_nobody_out(pair: Pair) -> None:
+    """Nor those that come through it and then say nothing."""
+    pair.start_server(listen="0.0.0.0:0")
+    pair.invite = re.sub("@[^:]*:", "@127.0.0.1:", pair.invite)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    with ExitStack() as stack:
+        early = [stack.enter_context(connect(pair)) for _ in range(IDLE_CONNECTIONS)]
+        for one in early[:100]:
+            one.sendall(b"\x16\x03\x01")
+        quiet = [
+            stack.enter_context(context.wrap_socket(connect(pair))) for _ in range(IDLE_CONNECTIONS)
+        ]
+        quiet[0].settimeout(LIMIT_S)
+        assert quiet[0].recv(1) == b""
+        (pair.source / "file").write_bytes(b"file")
+        pair.sync()
+    assert pair.server.errors == ""

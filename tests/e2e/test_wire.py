@@ -28,13 +28,17 @@ from twinfold.model import (
 )
 from twinfold.protocol import (
     MAX_BATCH_CHANGES,
+    MAX_BATCH_CHUNKS,
     MAX_BATCH_HEADER_BYTES,
+    MAX_BODY_BYTES,
     MAX_CHUNK_BYTES,
     MAX_FRAME_BYTES,
+    MAX_FRAME_CHUNKS,
     BatchAnswer,
     Codec,
     FrameKind,
     decode,
+    encode,
     pack_frame,
 )
 
@@ -164,6 +168,11 @@ BAD_CHANGES: dict[str, Change] = {
     "move into itself": Move(b"folder", b"folder/inner"),
     "upload id of a wrong length": ExtendUpload(b"../../x", 0, b"", [Run(0, 0, [chunk(DATA)])]),
     "upload at a negative offset": ExtendUpload(b"u" * 16, -5, b"", [Run(0, 0, [chunk(DATA)])]),
+    "upload at an offset that it has not reached": ExtendUpload(
+        b"w" * 16, 5, b"", [Run(0, 0, [chunk(DATA)])]
+    ),
+    "run of endless length": ExtendUpload(b"u" * 16, 0, b"b" * 32, [Run(0, 1 << 62, [])]),
+    "run from beyond all files": ExtendUpload(b"u" * 16, 0, b"b" * 32, [Run(1 << 63, 1, [])]),
     "run of a negative count": ExtendUpload(b"u" * 16, 0, b"b" * 32, [Run(0, -5, [])]),
     "upload that was never begun": PutFile(b"new", 0o644, 1, 9, b"x" * 32, [], b"v" * 16),
 }
@@ -195,6 +204,25 @@ def test_more_changes_than_allowed(target: Target) -> None:
     """A header over the limit of changes is refused with 413."""
     changes = [MakeDirectory(b"d%d" % n, 0o755, 1) for n in range(MAX_BATCH_CHANGES + 1)]
     assert_refused(target, 413, batch_frame(changes))
+
+
+def test_more_chunks_than_allowed(target: Target) -> None:
+    """In a header, in a frame of chunks: 413 before anything is made of them."""
+    many = [Chunk(b"x" * 32, 1)] * (MAX_BATCH_CHUNKS + 1)
+    assert_refused(target, 413, batch_frame([ExtendUpload(b"u" * 16, 0, b"", [Run(0, 0, many)])]))
+    content = [b"x"] * (MAX_FRAME_CHUNKS + 1)
+    assert_refused(target, 413, batch_frame([put(b"new", DATA)]) + chunks_frame(content))
+
+
+def test_more_content_than_allowed_in_a_request(target: Target) -> None:
+    """Counted as it is unpacked: little on the wire is no way around the limit."""
+    zeros = bytes(64 * 1024)
+    contents = [zeros] * (MAX_FRAME_BYTES // len(zeros))
+    head = encode([chunk(data) for data in contents])
+    frame = pack_frame(FrameKind.CHUNKS, head, contents, 3)
+    count = MAX_BODY_BYTES // MAX_FRAME_BYTES + 1
+    assert len(frame) * count < MAX_FRAME_BYTES
+    assert_refused(target, 413, batch_frame([put(b"new", DATA)]) + frame * count)
 
 
 def announce(kind: int, codec: int, head: int, packed: int, size: int, rest: bytes = b"") -> bytes:

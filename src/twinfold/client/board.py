@@ -73,15 +73,16 @@ class Board:
         self._activity = "connecting"
         self._detail = ""
         self._in_sync_at: float | None = None
+        self._owes_in_sync = True
         self._began_s = time.monotonic()
         self._files = self._size_bytes = self._reused_bytes = 0
         self._sent_bytes = self._sent_before = 0
         self._told_s = 0.0
 
     @property
-    def never_in_sync(self) -> bool:
-        """Whether the two sides were not equal yet since the start."""
-        return self._in_sync_at is None
+    def owes_in_sync(self) -> bool:
+        """Whether the two sides were not equal since the start, or since deletions were held."""
+        return self._owes_in_sync
 
     @property
     def is_equal(self) -> bool:
@@ -152,13 +153,14 @@ class Board:
         if deletions and deletions != self.held_deletions:
             self._held_reason = (
                 f"{deletions:,} of {self._state.entries:,} entries vanished at once; the"
-                " destination keeps them. If they are meant to go: twinfold release SOURCE, or"
-                f" start the client again with --max-delete {deletions}"
+                " destination keeps them. To let them go: twinfold release SOURCE, or"
+                f" --max-delete {deletions} at the next start"
             )
             self.tell(Held(self._held_reason, deletions))
         self.held_deletions = deletions
         if deletions:
             self._activity, self._detail = "held", self._held_reason
+            self._owes_in_sync = True
 
     def hold_source(self, reason: str) -> None:
         """Another folder stands in the source's place; with an empty reason none does."""
@@ -180,6 +182,7 @@ class Board:
         """Say that source and destination are equal, but for the problems."""
         self._tell_progress()
         self.is_in_sync = True
+        self._owes_in_sync = False
         self._in_sync_at = time.time()
         seconds = time.monotonic() - self._began_s
         event = InSync(

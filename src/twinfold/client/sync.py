@@ -212,7 +212,7 @@ class Synchroniser:
         agenda, board = self._agenda, self._board
         if agenda.has_news or agenda.is_settling or board.held_deletions:
             return
-        news = self._untold_batches or board.has_other_problems or board.never_in_sync
+        news = self._untold_batches or board.has_other_problems or board.owes_in_sync
         if news or self._settings.once:
             self._untold_batches = 0
             board.count_sent(self._link.connection.sent_bytes)

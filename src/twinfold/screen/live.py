@@ -13,7 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from twinfold.client.events import Applied, Event
+from twinfold.client.events import Applied, Event, Held
 from twinfold.config import ClientSettings
 from twinfold.core.paths import display
 from twinfold.screen.story import Line, Story, one_line
@@ -130,7 +130,9 @@ def title(settings: ClientSettings) -> str:
 
 def is_moving(story: Story) -> bool:
     """Tell whether the picture changes with time alone: a countdown or a spinner."""
-    return story.waiting is not None or story.activity != "live"
+    if story.waiting is not None:
+        return True
+    return story.held is None and story.activity != "live"
 
 
 def styled_line(line: Line, now_s: float, cells: int) -> Text:
@@ -151,6 +153,8 @@ def now_lines(story: Story, now_s: float, cells: int) -> Table | Text:
     """Return what goes on now: the bar of a first sync, or one calm line."""
     if story.waiting is not None:
         return _waiting_line(story, now_s, cells)
+    if story.held is not None:
+        return _held_line(story, story.held, now_s, cells)
     if story.last is not None:
         return _live_line(story, now_s, cells)
     if story.fraction is not None and story.progress.files:
@@ -168,6 +172,19 @@ def _waiting_line(story: Story, now_s: float, cells: int) -> Text:
     return Text(join_fitting(parts, cells), style="yellow")
 
 
+def _held_line(story: Story, held: Held, now_s: float, cells: int) -> Text:
+    parts = [
+        f"held: {count(held.deletions, 'deletion')}",
+        "to let them go: twinfold release SOURCE",
+    ]
+    if story.last is not None:
+        parts.append(f"was in sync at {moment(story.last_at_s, now_s)}")
+    parts.append("other changes go on")
+    text = Text(join_fitting(parts, cells))
+    text.stylize("bold red", 0, 5)
+    return text
+
+
 def _live_line(story: Story, now_s: float, cells: int) -> Text:
     last = story.last
     if last is None:
@@ -177,14 +194,11 @@ def _live_line(story: Story, now_s: float, cells: int) -> Text:
         parts = [f"live: {_busy_text(story)}", f"in sync at {moment(story.last_at_s, now_s)}"]
     if last.problems:
         parts.append(count(last.problems, "problem"))
-    if story.held is not None:
-        parts.append(f"{count(story.held.deletions, 'deletion')} held")
     parts += [count(last.files, "file"), size(last.size_bytes)]
     parts.append(f"last: {size(last.sent_bytes)} sent")
     text = Text(join_fitting(parts, cells))
     text.stylize("bold green" if story.activity == "live" else "bold cyan", 0, 5)
     text.highlight_regex(r"[\d,]+ problems?", "yellow")
-    text.highlight_regex(r"[\d,]+ deletions? held", "bold red")
     return text
 
 

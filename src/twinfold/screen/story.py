@@ -119,7 +119,6 @@ class Story:
         self._changes = Window(LINES_A_SECOND)
         self._problems = Window(LINES_A_SECOND)
         self._reported: set[Problem] = set()
-        self._held_again = False
 
     def note(self, event: Event, now_s: float) -> list[Line]:
         """Take in an event; ``now_s`` is in seconds since 1970."""
@@ -183,7 +182,6 @@ class Story:
         return self._problems.admit(line, now_s)
 
     def _hold(self, event: Held) -> list[Line]:
-        self._held_again = True
         if event == self.held:
             return []
         self.held = event
@@ -206,9 +204,7 @@ class Story:
         self.changes, self._first = 0, []
         if event.problems == 0:
             self._reported.clear()
-        if not self._held_again:
-            self.held = None
-        self._held_again = False
+        self.held = None
 
     @property
     def fraction(self) -> float | None:

@@ -44,7 +44,10 @@ class Admission:
         if len(self._strangers) > MOST_STRANGERS:
             oldest = next(iter(self._strangers))
             del self._strangers[oldest]
-            oldest.force_close()
+            # Without a transport it has ended, or is still in its handshake, which has a limit
+            # of its own; closed before its start it would never be closed.
+            if oldest.transport is not None:
+                oldest.force_close()
         return handler
 
     async def refusal(self, request: web.Request) -> tuple[int, str, str] | None:
@@ -67,7 +70,7 @@ class Admission:
             pass
         finally:
             self._waiting -= 1
-        return 401, "token", "the token is missing or wrong; use the invite"
+        return 401, "token", "the token is missing, wrong or revoked; use the server's invite"
 
     def close(self) -> None:
         """Let no answer wait any longer."""
