@@ -22,37 +22,47 @@ def name_of(path: Path) -> str:
 
 
 def platform_of(path: Path) -> str | None:
-    """Return what the module asserts of the platform before it imports anything but sys."""
-    for statement in ast.parse(path.read_text("utf-8")).body:
-        if isinstance(statement, ast.Assert):
-            return ast.unparse(statement.test)
-        if isinstance(statement, ast.ImportFrom | ast.Import):
-            names = {alias.name for alias in statement.names}
-            if not names <= {"annotations", "sys"}:
-                return None
-    return None
+    """Return what the module asserts of the platform, so that type checkers know it, too."""
+    asserted = [s for s in ast.parse(path.read_text("utf-8")).body if isinstance(s, ast.Assert)]
+    return ast.unparse(asserted[0].test) if asserted else None
 
 
 def modules_for(assertion: str) -> set[str]:
     return {name_of(path) for path in PACKAGE.rglob("*.py") if platform_of(path) == assertion}
 
 
-def test_the_modules_that_need_posix_are_the_servers_storage() -> None:
-    """The server's hold on its folder goes by descriptors; all else runs on Windows, too."""
-    storage = ("attic", "destination", "directories", "perform", "recovery", "staging", "tree")
-    assert modules_for("sys.platform != 'win32'") == {
-        f"twinfold.storage.{name}" for name in storage
-    }
+POSIX, LINUX = "sys.platform != 'win32'", "sys.platform == 'linux'"
 
 
-def test_commands_of_the_client_need_no_module_of_one_platform() -> None:
-    """What the client's commands load at their start is free of the server's storage."""
-    loaded = python(
-        "import sys, twinfold.cli, twinfold.wiring, twinfold.demo, twinfold.client.run,"
-        " twinfold.screen.live; print(*sys.modules)"
-    ).split()
-    assert "twinfold.client.sync" in loaded
-    assert not modules_for("sys.platform != 'win32'") & set(loaded)
+def test_few_modules_are_for_some_platforms_only() -> None:
+    """The server's hold on its folder needs POSIX, as does the help that the C code gives."""
+    storage = {name for name in modules_for(POSIX) if name.startswith("twinfold.storage.")}
+    assert modules_for(POSIX) - storage == {"twinfold.system.bulk"}
+    assert modules_for(LINUX) == {"twinfold.client.inotify", "twinfold.client.inotify_calls"}
+
+
+def test_modules_for_all_platforms_import_the_others_with_care_only() -> None:
+    """In a function, or below a condition: loading them needs nothing of one platform."""
+    restricted = modules_for(POSIX) | modules_for(LINUX)
+    careless = [
+        f"{name_of(path)} imports {name}"
+        for path in PACKAGE.rglob("*.py")
+        if name_of(path) not in restricted
+        for name in imported_at_once(path)
+        if name in restricted or name in POSIX_MODULES
+    ]
+    assert careless == []
+
+
+def imported_at_once(path: Path) -> set[str]:
+    found: set[str] = set()
+    for statement in ast.parse(path.read_text("utf-8")).body:
+        if isinstance(statement, ast.Import):
+            found |= {alias.name for alias in statement.names}
+        elif isinstance(statement, ast.ImportFrom) and statement.module:
+            found |= {statement.module}
+            found |= {f"{statement.module}.{alias.name}" for alias in statement.names}
+    return found
 
 
 @pytest.mark.parametrize("command", ["", "client", "server", "status", "wait", "release"])
