@@ -263,9 +263,9 @@ def _dry_run(settings: ClientSettings, json: bool) -> int:
 @contextlib.contextmanager
 def _client_listener(settings: ClientSettings, json: bool) -> Iterator[Listener]:
     if json:
-        from twinfold.json_lines import write_client_event
+        from twinfold.json_lines import ClientLines
 
-        yield write_client_event
+        yield ClientLines()
     elif _is_terminal():
         from twinfold.screen.live import LiveScreen, terminal_console, title
 

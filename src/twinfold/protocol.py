@@ -50,6 +50,9 @@ MAX_PENDING_BATCHES = 8
 PROGRESS_TIMEOUT_S = 60.0
 """A request whose body brings nothing for this long is answered with 408."""
 
+EVENTS_WAIT_S = 25.0
+"""So long a request for events waits for one."""
+
 
 class FrameKind(IntEnum):
     """What a frame carries; 3 is set aside for recipes of sub-blocks."""
@@ -91,6 +94,7 @@ class OpenSession(msgspec.Struct, frozen=True):
 class Session(msgspec.Struct, frozen=True):
     """The folder's state as the session begins.
 
+    ``entries`` is 0 only if the server holds no content at all, in its attic neither.
     ``committed`` is the number of the last batch that this epoch committed, 0 for none.
     """
 
@@ -120,6 +124,12 @@ class BatchAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
     missing: list[bytes] = []
     unknown_bases: list[bytes] = []
     refused: list[Refusal] = []
+
+
+class Events(msgspec.Struct, frozen=True):
+    """Nothing happened that the client has to know of."""
+
+    revision: int
 
 
 class ErrorAnswer(msgspec.Struct, frozen=True):

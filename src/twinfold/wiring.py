@@ -123,6 +123,8 @@ if sys.platform != "win32":
         """Serve a destination until ``stop`` is set; return the exit code."""
         from twinfold.server.collect import Collector
         from twinfold.server.commit import Committer
+        from twinfold.server.drift import DriftChecker
+        from twinfold.server.heal import Healer
         from twinfold.server.pending import PendingBatches
         from twinfold.server.receive import Receiver
         from twinfold.server.routes import Routes
@@ -146,9 +148,12 @@ if sys.platform != "win32":
 
             index, staging, tree = destination.index, destination.staging, destination.tree
             lock = threading.Lock()
-            committer = Committer(index, staging, tree, lock, now_ns)
-            stager = Stager(index, staging, tree, lock, secrets.token_hex(4))
+            check_place = destination.check_place
+            committer = Committer(index, staging, tree, lock, now_ns, check_place)
+            suspected: set[int] = set()
+            stager = Stager(index, staging, tree, lock, secrets.token_hex(4), suspected.add)
             pending = PendingBatches(index, stager, committer, listener)
+            healer = Healer(index, tree, committer, now_ns)
             receiver = Receiver(index, stager, committer, pending, listener)
             await serve(
                 routes=Routes(receiver, index, server_id, token),
@@ -156,6 +161,9 @@ if sys.platform != "win32":
                 pending=pending,
                 collector=Collector(
                     index, tree, committer, pending, settings.keep_s, now_ns, listener
+                ),
+                drift=DriftChecker(
+                    index, tree, lock, pending, healer, suspected, check_place, listener
                 ),
                 survey=Survey(index, tree, now_ns(), listener),
                 address=address,

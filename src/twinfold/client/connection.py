@@ -23,11 +23,22 @@ from twinfold.errors import (
     TwinfoldError,
 )
 from twinfold.model import Entry
-from twinfold.protocol import BatchAnswer, ErrorAnswer, FrameKind, Hello, OpenSession, Session
+from twinfold.protocol import (
+    BatchAnswer,
+    ErrorAnswer,
+    Events,
+    FrameKind,
+    Hello,
+    OpenSession,
+    Session,
+)
 
 CONNECT_TIMEOUT_S = 10.0
 ANSWER_TIMEOUT_S = 300.0
 """A commit may wait for the server's disk for this long."""
+
+EVENTS_GRACE_S = 15.0
+"""A server that is so much late in saying that nothing happened is taken to be away."""
 
 _LIMITED_PIECE_BYTES = 16 * 1024
 _MAX_ANSWER_BYTES = protocol.MAX_BATCH_CHUNKS * 40
@@ -50,6 +61,10 @@ class LostPlaceError(TwinfoldError):
     def __init__(self, reason: str, avoid_bases: bool = False) -> None:
         super().__init__(reason)
         self.avoid_bases = avoid_bases
+
+
+class DriftedError(LostPlaceError):
+    """Something else changed the destination: what it lost has to be found and sent again."""
 
 
 class RateLimit:
@@ -151,6 +166,25 @@ class Connection:
             protocol.FRAMES_TYPE,
             {protocol.EPOCH_HEADER: str(epoch)},
         )
+
+    async def events(self, epoch: int, *, wait: bool = True) -> Events:
+        """Return when there is nothing to say; with ``wait`` the server takes its time.
+
+        Raises:
+            DriftedError: something else changed the destination.
+            StaleEpochError: another client took the folder over.
+            ConnectionLostError: the server is away, or stops.
+        """
+        query = "" if wait else "?wait=0"
+        timeout_s = protocol.EVENTS_WAIT_S + EVENTS_GRACE_S
+        with _Failures(self._url):
+            async with asyncio.timeout(timeout_s):
+                return await self._request(
+                    "GET",
+                    f"{_FOLDER}/events{query}",
+                    Events,
+                    headers={protocol.EPOCH_HEADER: str(epoch)},
+                )
 
     async def entries(self) -> AsyncIterator[list[Entry] | int]:
         """Yield the server's entries in groups, parents first, and at the end the revision.
@@ -275,6 +309,8 @@ def _raise_error(status: int, body: bytes) -> None:
         raise UnknownBatchError(reason)
     if status == 409 and code == "stale_epoch":
         raise StaleEpochError(reason)
+    if code == "drift":
+        raise DriftedError(reason)
     if code == "lost_place":
         raise LostPlaceError(reason)
     if status in (401, 409, 426):

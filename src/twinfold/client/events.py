@@ -14,6 +14,18 @@ class Connecting(msgspec.Struct, frozen=True):
     url: str
 
 
+class Connected(msgspec.Struct, frozen=True):
+    """The session with the server stands."""
+
+    url: str
+
+
+class Drifted(msgspec.Struct, frozen=True):
+    """Something else changed the destination; what it lost is sent again."""
+
+    reason: str
+
+
 class Waiting(msgspec.Struct, frozen=True):
     """The server cannot be used now; the next try is in ``retry_in_s`` seconds."""
 
@@ -86,7 +98,9 @@ class InSync(msgspec.Struct, frozen=True):
 
 Event = (
     Connecting
+    | Connected
     | Waiting
+    | Drifted
     | Comparing
     | Scanning
     | Counted

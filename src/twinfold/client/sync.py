@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 from twinfold.client.agenda import Agenda
 from twinfold.client.batch import Batch, BatchBuilder, Pending, Piece
 from twinfold.client.board import Board
 from twinfold.client.comparison import compare_entries, pulled
-from twinfold.client.connection import LostPlaceError
+from twinfold.client.connection import DriftedError, LostPlaceError
 from twinfold.client.dirty import DirtyScan, Names
-from twinfold.client.events import Comparing, Counted, Scanning, Waiting
+from twinfold.client.events import Comparing, Counted, Drifted, Scanning, Waiting
 from twinfold.client.files import FilePlanner
+from twinfold.client.follow import Follower
 from twinfold.client.frames import FrameWriter
-from twinfold.client.ignore import IGNORE_FILE, IgnoreRules
+from twinfold.client.ignore import IgnoreRules
 from twinfold.client.link import Link
+from twinfold.client.lookout import Lookout
 from twinfold.client.moves import MoveFinder
 from twinfold.client.read import Reader, UnsettledError, read_again
 from twinfold.client.scan import Scan, Tools
@@ -27,7 +28,6 @@ from twinfold.client.state import State
 from twinfold.client.transfer import Transfer
 from twinfold.client.tree import Directory
 from twinfold.client.uploads import Uploader
-from twinfold.client.watch import Watcher, open_watcher
 from twinfold.config import ClientSettings, is_loopback
 from twinfold.core.compression import CompressionChooser
 from twinfold.errors import (
@@ -40,13 +40,8 @@ from twinfold.model import ROOT_PATH
 from twinfold.protocol import BatchAnswer
 
 COALESCE_S = 0.005
-RESCAN_EVERY_S = 3_600.0
-UNWATCHED_RESCAN_EVERY_S = 60.0
 SOURCE_RETRY_S = 1.0
 FAILURE_DELAY_S = 5.0
-
-WATCHING = b"."
-"""The path under which it is said that the watcher does not see everything; no entry has it."""
 
 EXIT_EQUAL = 0
 EXIT_NOT_EQUAL = 3
@@ -71,8 +66,8 @@ class Synchroniser:
         self._ignore = IgnoreRules(settings.ignore)
         self._pending = Pending(state)
         self._agenda = Agenda()
-        self._watcher: Watcher | None = None
-        self._watch_failure: str | None = None
+        self._lookout = Lookout(settings.source, self._agenda, board.problems)
+        self._follower = Follower(link)
         self._worker = ThreadPoolExecutor(1, "scan")
         self._stop = threading.Event()
         self._reader = Reader(self._stop)
@@ -85,7 +80,6 @@ class Synchroniser:
         self._waiters: list[asyncio.Future[bool]] = []
         self._untold_batches = 0
         self._unanswered: list[asyncio.Future[bool]] = []
-        self._rescan_at_s = 0.0
 
     async def run(self) -> int:
         """Synchronise; return the exit code if that ends.
@@ -96,13 +90,14 @@ class Synchroniser:
         try:
             await self._begin()
             while True:
-                await self._work_safely()
+                await self._safely(self._cycle)
                 if self._settings.once and not self._agenda.full and not self._agenda.is_settling:
                     return self._exit_code()
-                await self._next_work()
+                await self._safely(self._next_work)
         finally:
             self._stop.set()
-            self._close_watcher()
+            await self._follower.stop()
+            self._lookout.close()
             await asyncio.to_thread(self._worker.shutdown)
 
     async def wait_for_all(self) -> bool:
@@ -119,16 +114,19 @@ class Synchroniser:
         with self._source.open():
             pass
         if not self._settings.once:
-            self._open_watcher()
+            self._lookout.open()
         await self._find_place()
         if self._settings.count_first and not self._state.entries:
             self._counting = asyncio.create_task(self._count())
 
-    async def _work_safely(self) -> None:
-        """Do one cycle; what breaks it is said, and everything is looked at again."""
+    async def _safely(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Do some work; what breaks it is said, and everything is looked at again."""
         try:
-            await self._cycle()
+            await work()
             self._losses = 0
+        except DriftedError as error:
+            self._board.tell(Drifted(str(error)))
+            await self._find_place()
         except LostPlaceError as error:
             self._use_bases = not error.avoid_bases
             await self._pause(str(error), min(FAILURE_DELAY_S, 0.05 * 2**self._losses))
@@ -154,7 +152,7 @@ class Synchroniser:
         waiters, self._waiters = self._waiters, []
         if waiters or self._board.held_deletions:
             self._agenda.full = True
-        self._collect()
+        self._lookout.collect()
         work = self._agenda.take()
         self._board.begin_work()
         if work is None:
@@ -168,26 +166,16 @@ class Synchroniser:
             self._board.problems.note(path, "is busy: it changes while it is read")
         if work is None:
             self._use_bases = True
-        self._plan_rescan(was_full=work is None)
+        self._lookout.plan_rescan(was_full=work is None)
+        if self._settings.once:
+            await self._follower.check()
         if work is None or scan.held_deletions:
             self._board.hold(scan.held_deletions)
         self._say_if_in_sync(batches)
         self._answer(waiters)
 
-    def _plan_rescan(self, *, was_full: bool) -> None:
-        """Scan everything now and then; soon, and say so, where events may be missing."""
-        unwatched = self._watch_failure or (self._watcher and self._watcher.incomplete)
-        if unwatched:
-            self._board.problems.note(
-                WATCHING,
-                f"{unwatched}; it is scanned every {UNWATCHED_RESCAN_EVERY_S:.0f} s instead",
-            )
-        now_s = time.monotonic()
-        every_s = UNWATCHED_RESCAN_EVERY_S if unwatched else RESCAN_EVERY_S
-        self._rescan_at_s = now_s + every_s if was_full else min(self._rescan_at_s, now_s + every_s)
-
     def _say_if_in_sync(self, batches: int) -> None:
-        self._collect()
+        self._lookout.collect()
         self._untold_batches += batches
         agenda, board = self._agenda, self._board
         if agenda.has_news or agenda.is_settling or board.held_deletions:
@@ -272,7 +260,7 @@ class Synchroniser:
             moves=moves,
             problems=self._board.problems,
             ignore=self._ignore,
-            watch=self._watcher.watch_directory if self._watcher else _watch_nothing,
+            watch=self._lookout.watch,
             is_same_source=self._source.is_same,
             stop=self._stop,
             deletion_limit=self._settings.max_delete,
@@ -294,6 +282,7 @@ class Synchroniser:
     async def _find_place(self) -> None:
         """Open a session of our own; if the folder has moved on, compare; then scan everything."""
         self._agenda.full = True
+        await self._follower.stop()
         while True:
             session = await self._link.begin()
             same_server = self._state.blob("server_id") == self._link.server_id
@@ -319,46 +308,32 @@ class Synchroniser:
         await comparing
 
     async def _next_work(self) -> None:
-        """Wait until something is due: events, a retry, a question, the regular rescan."""
+        """Wait until something is due: events, a retry, a question, the regular rescan.
+
+        Raises:
+            LostPlaceError, RefusedError: the folder moved on without this client.
+        """
         while not self._agenda.is_due and not self._waiters:
             self._asked.clear()
-            watching: list[asyncio.Task[Any]] = [asyncio.create_task(self._asked.wait())]
-            if self._watcher is not None:
-                watching.append(asyncio.create_task(self._watcher.changed()))
-            rescan_s = self._rescan_at_s - time.monotonic()
-            timeout_s = max(0.0, min(rescan_s, self._agenda.next_due_s()))
+            following = self._follower.task
+            watching = [asyncio.create_task(self._asked.wait()), *self._lookout.changed()]
             try:
                 done, _ = await asyncio.wait(
-                    watching, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED
+                    [*watching, following],
+                    timeout=self._lookout.next_due_s(),
+                    return_when=asyncio.FIRST_COMPLETED,
                 )
             finally:
                 for task in watching:
                     task.cancel()
+            await self._follower.react()
             if done:
                 await asyncio.sleep(COALESCE_S)
-            if time.monotonic() >= self._rescan_at_s:
-                self._agenda.full = True
-            self._collect()
-
-    def _collect(self) -> None:
-        if self._watcher is None:
-            return
-        if self._watcher.root_gone:
-            self._agenda.full = True
-            self._close_watcher()
-            self._open_watcher()
-            return
-        dirty = self._watcher.collect()
-        if dirty.trees or dirty.moved:
-            soon_s = time.monotonic() + UNWATCHED_RESCAN_EVERY_S
-            self._rescan_at_s = min(self._rescan_at_s, soon_s)
-        self._agenda.add(dirty)
-        if IGNORE_FILE in (dirty.names.get(b"") or ()):
-            self._agenda.full = True
+            self._lookout.collect()
 
     async def _await_source(self, error: SourceVanishedError) -> None:
         """Return when the source is back; its watcher is a new one then."""
-        self._close_watcher()
+        self._lookout.close()
         self._board.problems.note(ROOT_PATH, str(error))
         while True:
             await self._pause(str(error), SOURCE_RETRY_S)
@@ -367,19 +342,7 @@ class Synchroniser:
                     break
             except SourceVanishedError as again:
                 error = again
-        self._open_watcher()
-
-    def _open_watcher(self) -> None:
-        self._watch_failure = None
-        try:
-            self._watcher = open_watcher(self._settings.source)
-        except OSError as error:
-            self._watch_failure = f"cannot be watched ({error.strerror or error})"
-
-    def _close_watcher(self) -> None:
-        if self._watcher is not None:
-            self._watcher.close()
-            self._watcher = None
+        self._lookout.open()
 
     async def _count(self) -> None:
         counted = await asyncio.to_thread(count_files, self._settings.source, self._stop)
@@ -392,7 +355,3 @@ class Synchroniser:
 
 def _as_failure(error: BaseException) -> Exception:
     return error if isinstance(error, Exception) else ConnectionLostError("the client stops")
-
-
-def _watch_nothing(path: bytes, fd: int | None) -> None:
-    """In place of a watcher, for a client that runs once."""

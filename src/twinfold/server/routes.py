@@ -15,13 +15,23 @@ from twinfold import protocol
 from twinfold.errors import (
     DestinationError,
     DestinationFullError,
+    DriftError,
     LimitError,
     LostPlaceError,
     ProtocolError,
     RefusedError,
 )
 from twinfold.model import Entry
-from twinfold.protocol import Batch, Codec, ErrorAnswer, FrameHead, FrameKind, Hello, OpenSession
+from twinfold.protocol import (
+    Batch,
+    Codec,
+    ErrorAnswer,
+    Events,
+    FrameHead,
+    FrameKind,
+    Hello,
+    OpenSession,
+)
 from twinfold.server.pending import OutOfOrderError
 from twinfold.server.receive import ChunkFrame, Receiver, check_number
 from twinfold.storage.interface import Index
@@ -54,6 +64,7 @@ class Routes:
         application.router.add_post(f"{folder}/session", self._open_session)
         application.router.add_post(f"{folder}/batches/{{number}}", self._batch)
         application.router.add_get(f"{folder}/entries", self._entries)
+        application.router.add_get(f"{folder}/events", self._events)
         return application
 
     @web.middleware
@@ -98,12 +109,13 @@ class Routes:
         return _answer(await self._receiver.open_session(message))
 
     async def _batch(self, request: web.Request) -> web.Response:
-        epoch = request.headers.get(protocol.EPOCH_HEADER, "")
-        if not epoch.isdecimal() or len(epoch) > 18:
-            raise ProtocolError("a batch needs the epoch of its session")
         number = check_number(request.match_info["number"])
-        answer = await self._receiver.receive(int(epoch), number, _frames(request.content))
+        answer = await self._receiver.receive(_epoch(request), number, _frames(request.content))
         return _answer(answer)
+
+    async def _events(self, request: web.Request) -> web.Response:
+        wait_s = 0.0 if request.query.get("wait") == "0" else protocol.EVENTS_WAIT_S
+        return _answer(Events(await self._receiver.watch(_epoch(request), wait_s)))
 
     async def _entries(self, request: web.Request) -> web.StreamResponse:
         await self._receiver.settle()
@@ -119,6 +131,13 @@ class Routes:
         end = protocol.pack_frame(FrameKind.END, b"", [protocol.encode(revision)], None)
         await response.write(end)
         return response
+
+
+def _epoch(request: web.Request) -> int:
+    epoch = request.headers.get(protocol.EPOCH_HEADER, "")
+    if not epoch.isdecimal() or len(epoch) > 18:
+        raise ProtocolError("the request needs the epoch of its session")
+    return int(epoch)
 
 
 def _next(groups: Iterator[list[Entry]]) -> list[Entry] | None:
@@ -179,6 +198,8 @@ async def _read(content: StreamReader, size_bytes: int) -> bytes:
 
 
 def _code(error: ProtocolError) -> str:
+    if isinstance(error, DriftError):
+        return "drift"
     if isinstance(error, LostPlaceError):
         return "lost_place"
     if isinstance(error, OutOfOrderError):

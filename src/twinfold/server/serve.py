@@ -13,12 +13,15 @@ from aiohttp import web
 from twinfold.config import ServerAddress
 from twinfold.errors import DestinationError
 from twinfold.server.collect import Collector
+from twinfold.server.drift import DriftChecker
 from twinfold.server.pending import PendingBatches
 from twinfold.server.receive import Receiver
 from twinfold.server.routes import Routes
 from twinfold.server.survey import Survey
 
 _STOP_WITHIN_S = 3.0
+_FIRST_CHECK_S = 20.0
+"""A first check that takes longer goes on while clients are served."""
 
 
 async def serve(
@@ -27,6 +30,7 @@ async def serve(
     receiver: Receiver,
     pending: PendingBatches,
     collector: Collector,
+    drift: DriftChecker,
     survey: Survey,
     address: ServerAddress,
     tls: ssl.SSLContext | None,
@@ -45,6 +49,8 @@ async def serve(
     tasks: list[asyncio.Task[Any]] = []
     try:
         tasks.append(await receiver.start(survey))
+        tasks.append(asyncio.create_task(drift.run_forever()))
+        await _first_check(drift, stop, tasks)
         tasks.append(asyncio.create_task(collector.run_forever()))
         await _listen(site, address)
         port = runner.addresses[0][1]
@@ -53,6 +59,8 @@ async def serve(
     finally:
         if site in runner.sites:
             await site.stop()
+        await receiver.stop()
+        await drift.stop()
         await pending.close()
         for task in tasks:
             task.cancel()
@@ -66,6 +74,24 @@ async def _until_stopped(stop: asyncio.Event, tasks: list[asyncio.Task[Any]]) ->
     done, _ = await asyncio.wait([stopping, *tasks], return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
     for task in done:
+        task.result()
+
+
+async def _first_check(
+    drift: DriftChecker, stop: asyncio.Event, tasks: list[asyncio.Task[Any]]
+) -> None:
+    """Wait for the first check, so that no client is told that all is well before; not for ever.
+
+    Raises:
+        DestinationError: a task has failed.
+    """
+    checked = [asyncio.create_task(drift.first_check.wait()), asyncio.create_task(stop.wait())]
+    done, _ = await asyncio.wait(
+        [*checked, *tasks], timeout=_FIRST_CHECK_S, return_when=asyncio.FIRST_COMPLETED
+    )
+    for waiting in checked:
+        waiting.cancel()
+    for task in done.intersection(tasks):
         task.result()
 
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import msgspec
 
-from twinfold.core.chunking import Chunker, chunk_id
 from twinfold.core.manifest import ContentHasher
 from twinfold.core.paths import display
-from twinfold.model import Chunk, Kind
+from twinfold.model import Kind
 from twinfold.server.events import Listener, Message
+from twinfold.server.takein import read_chunks
 from twinfold.storage.interface import (
     ATTIC,
     STAGING,
@@ -26,7 +26,6 @@ from twinfold.storage.interface import (
     Source,
 )
 
-_READ_BYTES = 1 << 20
 _TELL_EVERY_FILES = 10_000
 _UNKNOWN = b"\0" * 32
 """Content id of a file that would not hold still or could not be read: equal to none."""
@@ -133,19 +132,12 @@ class Survey:
 
 def _index_content(work: IndexTransaction, node_id: int, source: Source) -> tuple[int, bytes]:
     """Record where the chunks of an open file lie; return (size, content id)."""
-    chunker, hasher = Chunker(), ContentHasher()
-    offset = written = position = 0
-    while True:
-        data = source.read(offset, _READ_BYTES)
-        offset += len(data)
-        pieces = chunker.feed(data) if data else chunker.finish()
-        chunks = [Chunk(chunk_id(piece), len(piece)) for piece in pieces]
-        work.add_places(node_id, position, written, chunks)
-        hasher.add(chunks)
-        position += len(chunks)
-        written += sum(chunk.size for chunk in chunks)
-        if not data:
-            return written, hasher.content_id()
+    hasher = ContentHasher()
+    size_bytes = 0
+    for position, offset, chunks in read_chunks(source, hasher):
+        work.add_places(node_id, position, offset, chunks)
+        size_bytes += sum(chunk.size for chunk in chunks)
+    return size_bytes, hasher.content_id()
 
 
 def _node(node_id: int, parent: int, looked: Looked, content: bytes) -> Node:

@@ -19,20 +19,18 @@ import msgspec
 from sqlalchemy import (
     Connection,
     Engine,
-    Executable,
     bindparam,
     create_engine,
-    delete,
     event,
     func,
     insert,
     inspect,
     select,
     text,
-    update,
 )
 from sqlalchemy.exc import DatabaseError
 
+from twinfold.core import session as rules
 from twinfold.core.paths import join
 from twinfold.core.session import FolderSession
 from twinfold.errors import DestinationError, DestinationFullError, FormatError
@@ -48,14 +46,11 @@ from twinfold.storage.interface import (
     Place,
     Step,
 )
+from twinfold.storage.statements import PREFIXES_A_QUERY, Statements
 from twinfold.storage.transaction import SESSION_FOLDER, SqlTransaction, node_of
 
 HEAD_REVISION = "0001"
 _MOST_PLACES = 16
-_REVISION_BITS = 20
-"""A new index counts on from the time it was made at, so that no epoch and no revision of
-an index that was lost comes again."""
-_PREFIXES_A_QUERY = 256
 _ENTRIES_A_GROUP = 1_000
 
 _decode_steps = msgspec.msgpack.Decoder(list[Step]).decode
@@ -135,67 +130,9 @@ def _add_roots(connection: Connection) -> None:
     rows = [blank | {"id": root, "name": b"%d" % root} for root in (TREE, STAGING, ATTIC)]
     connection.execute(insert(tables.nodes), rows)
     connection.execute(insert(tables.counters), {"name": "node", "value": FIRST_FREE_NODE})
-    began = int(time.time())
-    session = FolderSession(epoch=began, revision=began << _REVISION_BITS)
+    session = rules.begin(int(time.time()))
     row = {"folder": SESSION_FOLDER, "session": msgspec.msgpack.encode(session)}
     connection.execute(insert(tables.sessions), row)
-
-
-class Statements:
-    """The hot statements as the driver takes them: SQL text with positional parameters."""
-
-    def __init__(self, engine: Engine) -> None:
-        nodes, places = tables.nodes, tables.places
-        self._engine = engine
-        self.child = self._compile(
-            select(nodes).where(
-                nodes.c.parent == bindparam("parent"), nodes.c.name == bindparam("name")
-            )
-        )
-        self.node = self._compile(select(nodes).where(nodes.c.id == bindparam("id")))
-        self.insert_node = self._compile(insert(nodes))
-        self.delete_node = self._compile(delete(nodes).where(nodes.c.id == bindparam("old")))
-        self.insert_place = self._compile(insert(places))
-        self.cut_places = self._compile(
-            delete(places).where(
-                places.c.node == bindparam("old"), places.c.position >= bindparam("first")
-            )
-        )
-        self.manifest = self._compile(
-            select(places.c.chunk, places.c.size)
-            .where(
-                places.c.node == bindparam("node"),
-                places.c.position >= bindparam("first"),
-                places.c.position < bindparam("end"),
-            )
-            .order_by(places.c.position)
-        )
-        self.set_identity = self._compile(
-            update(nodes)
-            .where(nodes.c.id == bindparam("old"))
-            .values(inode=bindparam("new_inode"), ctime_ns=bindparam("new_ctime_ns"))
-        )
-        self.places = self._compile(
-            select(places.c.node, places.c.start, places.c.size, places.c.chunk).where(
-                places.c.chunk_prefix == bindparam("prefix")
-            )
-        )
-        numbered: list[Any] = [bindparam(f"prefix_{number}") for number in range(_PREFIXES_A_QUERY)]
-        self.known = self._compile(
-            select(places.c.chunk).where(places.c.chunk_prefix.in_(numbered))
-        )
-        self.parent = self._compile(
-            select(nodes.c.parent, nodes.c.name).where(nodes.c.id == bindparam("id"))
-        )
-        self.find_content = self._compile(
-            select(nodes.c.id).where(
-                nodes.c.content == bindparam("content"), nodes.c.size > text("98304")
-            )
-        )
-
-    def _compile(self, statement: Executable) -> str:
-        compiled = statement.compile(dialect=self._engine.dialect)  # type: ignore[attr-defined]
-        return str(compiled)
 
 
 def _storage_error(error: Exception) -> DestinationError:
@@ -270,9 +207,9 @@ class SqlIndex:
         """Return those of the chunks that some file held when it was last looked at."""
         wanted = sorted({chunk_prefix(chunk_id) for chunk_id in chunk_ids})
         found: set[bytes] = set()
-        for start in range(0, len(wanted), _PREFIXES_A_QUERY):
-            group = wanted[start : start + _PREFIXES_A_QUERY]
-            group += group[-1:] * (_PREFIXES_A_QUERY - len(group))
+        for start in range(0, len(wanted), PREFIXES_A_QUERY):
+            group = wanted[start : start + PREFIXES_A_QUERY]
+            group += group[-1:] * (PREFIXES_A_QUERY - len(group))
             found.update(row[0] for row in self._read(self._statements.known, tuple(group)))
         return found.intersection(chunk_ids)
 
@@ -280,6 +217,20 @@ class SqlIndex:
         """Return places that may hold the chunk; its bytes must be verified there."""
         rows = self._read(self._statements.places, (chunk_prefix(chunk_id),), _MOST_PLACES)
         return [Place(row[0], row[1], row[2]) for row in rows if row[3] == chunk_id]
+
+    def node(self, node_id: int) -> Node | None:
+        """Return the node with this id, if there is one."""
+        rows = self._read(self._statements.node, (node_id,))
+        return node_of(rows[0]) if rows else None
+
+    def child(self, parent: int, name: bytes) -> Node | None:
+        """Return the node of that name, if there is one."""
+        rows = self._read(self._statements.child, (parent, name))
+        return node_of(rows[0]) if rows else None
+
+    def children(self, parent: int) -> list[Node]:
+        """Return the nodes in a directory, by name."""
+        return [node_of(row) for row in self._read(self._statements.children, (parent,))]
 
     def location(self, node_id: int) -> Location | None:
         """Return the directory and name of a node, if it is known."""
@@ -304,8 +255,7 @@ class SqlIndex:
 
     def find_upload(self, name: bytes) -> Node | None:
         """Return the staged node of an upload, if one is known."""
-        rows = self._read(self._statements.child, (STAGING, name))
-        return node_of(rows[0]) if rows else None
+        return self.child(STAGING, name)
 
     def manifest(self, node_id: int, position: int, count: int) -> list[Chunk]:
         """Return a stretch of a file's manifest."""

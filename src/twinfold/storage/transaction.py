@@ -14,7 +14,7 @@ from twinfold.storage import tables
 from twinfold.storage.interface import Node, Step
 
 if TYPE_CHECKING:
-    from twinfold.storage.index import Statements
+    from twinfold.storage.statements import Statements
 
 SESSION_FOLDER = "main"
 
