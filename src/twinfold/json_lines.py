@@ -84,6 +84,31 @@ def statuses_fields(statuses: Sequence[client.Status]) -> Fields:
     return {"clients": [status_fields(status) for status in statuses]}
 
 
+def verified_fields(verified: client.Verified) -> Fields:
+    """Return what ``verify`` found, under the same names as elsewhere."""
+    status = verified.status
+    return {
+        "source": _clean(status.source),
+        "server": status.server,
+        "files": verified.files,
+        "bytes": verified.size_bytes,
+        "seconds": round(verified.seconds, 3),
+        "differences": len(verified.differences),
+        "difference_list": [
+            {
+                "path": path_text(differing.path),
+                "at": differing.at,
+                "what": differing.what,
+                "reason": _clean(differing.reason),
+            }
+            for differing in verified.differences
+        ],
+        "problems": len(status.problems),
+        "problem_list": [_problem_fields(problem) for problem in status.problems],
+        "in_sync": status.in_sync,
+    }
+
+
 def _problem_fields(problem: client.Problem) -> Fields:
     return {"path": path_text(problem.path), "reason": _clean(problem.reason)}
 

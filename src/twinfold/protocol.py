@@ -61,6 +61,8 @@ class FrameKind(IntEnum):
     CHUNKS = 2
     ENTRIES = 4
     END = 5
+    PROGRESS = 6
+    DIFFERENCES = 7
 
 
 class Codec(IntEnum):
@@ -130,6 +132,24 @@ class Events(msgspec.Struct, frozen=True):
     """Nothing happened that the client has to know of."""
 
     revision: int
+
+
+class Progress(msgspec.Struct, frozen=True, array_like=True):
+    """How much of the destination has been read again so far."""
+
+    files: int
+    size_bytes: int
+
+
+class Difference(msgspec.Struct, frozen=True, array_like=True):
+    """An entry of the destination that was not as it should be.
+
+    ``what`` has one or more of ``content``, ``missing``, ``extra``, ``type``, ``mode``,
+    ``mtime``, ``target``, ``unreadable``.
+    """
+
+    path: bytes
+    what: list[str]
 
 
 class ErrorAnswer(msgspec.Struct, frozen=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import secrets
 import signal
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from twinfold.client.events import Listener as ClientListener
-from twinfold.client.events import Status
+from twinfold.client.events import Status, Verified, VerifyProgress
 from twinfold.config import ClientSettings, ServerAddress, ServerSettings, is_loopback
 from twinfold.core.retention import SteadyClock
 from twinfold.errors import UsageError
@@ -24,6 +25,8 @@ from twinfold.server.events import Listening
 
 if TYPE_CHECKING:
     import ssl
+
+    from twinfold.client.run import KnownSettings
 
 EXIT_INTERRUPTED = 130
 
@@ -86,6 +89,41 @@ def wait(state_dir: Path, source: bytes, timeout_s: float | None) -> Status:
     from twinfold.client.control import ask_wait
 
     return asyncio.run(ask_wait(state_dir, source, timeout_s))
+
+
+def verify(
+    state_dir: Path,
+    source: bytes,
+    settings: Callable[[KnownSettings], ClientSettings],
+    told: Callable[[VerifyProgress], None],
+) -> Verified | None:
+    """Have both ends of a source read everything again; None if it was interrupted.
+
+    Args:
+        state_dir: of this user.
+        source: the folder.
+        settings: given how it was synchronised last, returns a client's settings; called where
+            no client is running.
+        told: learns how far both ends are.
+
+    Raises:
+        TwinfoldError: it cannot be done.
+    """
+    from twinfold.client.control import NotRunningError, ask_verify
+    from twinfold.client.run import known_settings, verify_alone
+
+    with contextlib.suppress(NotRunningError):
+        return asyncio.run(ask_verify(state_dir, source, told))
+    _raise_descriptor_limit()
+    alone = settings(known_settings(state_dir, source))
+    found: list[Verified | None] = [None]
+
+    async def run(stop: asyncio.Event) -> int:
+        found[0] = await verify_alone(alone, told, stop)
+        return 0
+
+    _run(run)
+    return found[0]
 
 
 def _run(main: Callable[[asyncio.Event], Awaitable[int]]) -> int:
@@ -155,16 +193,17 @@ if sys.platform != "win32":
             pending = PendingBatches(index, stager, committer, listener)
             healer = Healer(index, tree, committer, now_ns)
             receiver = Receiver(index, stager, committer, pending, listener)
+            drift = DriftChecker(
+                index, tree, lock, pending, healer, suspected, check_place, listener
+            )
             await serve(
-                routes=Routes(receiver, index, server_id, token),
+                routes=Routes(receiver, drift, index, server_id, token),
                 receiver=receiver,
                 pending=pending,
                 collector=Collector(
                     index, tree, committer, pending, settings.keep_s, now_ns, listener
                 ),
-                drift=DriftChecker(
-                    index, tree, lock, pending, healer, suspected, check_place, listener
-                ),
+                drift=drift,
                 survey=Survey(index, tree, now_ns(), listener),
                 address=address,
                 tls=tls,

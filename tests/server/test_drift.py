@@ -29,8 +29,7 @@ from twinfold.model import (
     MakeDirectory,
     MakeSymlink,
 )
-from twinfold.protocol import OpenSession
-from twinfold.server.drift import Difference, Progress
+from twinfold.protocol import Difference, OpenSession, Progress
 from twinfold.server.pending import PendingBatch
 from twinfold.server.stage import StagedBatch
 from twinfold.storage.interface import TREE, DirectoryListing, Forest, Looked

@@ -25,11 +25,13 @@ from twinfold.errors import (
 from twinfold.model import Entry
 from twinfold.protocol import (
     BatchAnswer,
+    Difference,
     ErrorAnswer,
     Events,
     FrameKind,
     Hello,
     OpenSession,
+    Progress,
     Session,
 )
 
@@ -196,19 +198,32 @@ class Connection:
             async with self._client().get(
                 f"{self._url}{_FOLDER}/entries", allow_redirects=False
             ) as response:
-                if response.status != 200:
-                    _raise_error(response.status, await response.content.read(_MAX_ANSWER_BYTES))
-                while True:
-                    head = protocol.parse_frame_head(
-                        await response.content.readexactly(protocol.FRAME_HEAD_BYTES)
-                    )
-                    await response.content.readexactly(head.head_bytes)
-                    packed = await response.content.readexactly(head.packed_bytes)
-                    payload = protocol.unpack_payload(head, packed)
-                    if head.kind is FrameKind.END:
+                async for kind, payload in _answered_frames(response):
+                    if kind is FrameKind.END:
                         yield protocol.decode(payload, int)
                         return
                     yield protocol.decode_entries(payload)
+
+    async def verify(self, epoch: int) -> AsyncIterator[Progress | list[Difference]]:
+        """Have the server read all of the destination again; yield what it tells until it is done.
+
+        Raises:
+            DriftedError, StaleEpochError: the session is over.
+            ConnectionLostError: the server cannot be reached, or the stream was cut.
+        """
+        with _Failures(self._url):
+            async with self._client().post(
+                f"{self._url}{_FOLDER}/verify",
+                headers={protocol.EPOCH_HEADER: str(epoch)},
+                allow_redirects=False,
+            ) as response:
+                async for kind, payload in _answered_frames(response):
+                    if kind is FrameKind.END:
+                        return
+                    if kind is FrameKind.PROGRESS:
+                        yield protocol.decode(payload, Progress)
+                    else:
+                        yield protocol.decode(payload, list[Difference])
 
     async def _request(
         self,
@@ -258,6 +273,20 @@ class Connection:
         if self._http is None:
             raise AssertionError("the connection is used outside of its block")
         return self._http
+
+
+async def _answered_frames(
+    response: aiohttp.ClientResponse,
+) -> AsyncIterator[tuple[FrameKind, bytes]]:
+    """Yield (kind, payload) of each frame that an answer consists of."""
+    if response.status != 200:
+        _raise_error(response.status, await response.content.read(_MAX_ANSWER_BYTES))
+    content = response.content
+    while True:
+        head = protocol.parse_frame_head(await content.readexactly(protocol.FRAME_HEAD_BYTES))
+        await content.readexactly(head.head_bytes)
+        packed = await content.readexactly(head.packed_bytes)
+        yield head.kind, protocol.unpack_payload(head, packed)
 
 
 class _Failures:

@@ -133,3 +133,40 @@ class Status(msgspec.Struct, frozen=True):
     problems: list[Problem]
     in_sync_at: float | None
     in_sync: bool
+
+
+class VerifyProgress(msgspec.Struct, frozen=True, tag="progress"):
+    """How much each end has read again so far."""
+
+    source_files: int = 0
+    source_bytes: int = 0
+    destination_files: int = 0
+    destination_bytes: int = 0
+
+
+class Differing(msgspec.Struct, frozen=True):
+    """An entry that `verify` found to differ: where, in what, and what becomes of it."""
+
+    path: bytes
+    at: Literal["source", "destination"]
+    what: list[str]
+    reason: str
+
+
+class Verified(msgspec.Struct, frozen=True, tag="verified"):
+    """What ``twinfold verify`` found; ``files`` and ``size_bytes`` were read at the source."""
+
+    status: Status
+    differences: list[Differing]
+    files: int
+    size_bytes: int
+    seconds: float
+
+
+class VerifyFailed(msgspec.Struct, frozen=True, tag="failed"):
+    """Why ``twinfold verify`` could not be done."""
+
+    reason: str
+
+
+VerifyLine = VerifyProgress | Verified | VerifyFailed

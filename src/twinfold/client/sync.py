@@ -13,7 +13,7 @@ from twinfold.client.board import Board
 from twinfold.client.comparison import compare_entries, pulled
 from twinfold.client.connection import DriftedError, LostPlaceError
 from twinfold.client.dirty import DirtyScan, Names
-from twinfold.client.events import Comparing, Counted, Drifted, Scanning, Waiting
+from twinfold.client.events import Comparing, Counted, Drifted, Scanning, Verified, Waiting
 from twinfold.client.files import FilePlanner
 from twinfold.client.follow import Follower
 from twinfold.client.frames import FrameWriter
@@ -28,6 +28,7 @@ from twinfold.client.state import State
 from twinfold.client.transfer import Transfer
 from twinfold.client.tree import Directory
 from twinfold.client.uploads import Uploader
+from twinfold.client.verify import Told, Verification
 from twinfold.config import ClientSettings, is_loopback
 from twinfold.core.compression import CompressionChooser
 from twinfold.errors import (
@@ -79,6 +80,7 @@ class Synchroniser:
         self._asked = asyncio.Event()
         self._waiters: list[asyncio.Future[bool]] = []
         self._untold_batches = 0
+        self._is_distrusted = False
         self._unanswered: list[asyncio.Future[bool]] = []
 
     async def run(self) -> int:
@@ -109,6 +111,26 @@ class Synchroniser:
         self._waiters.append(done)
         self._asked.set()
         return await done
+
+    async def verify(self, told: Told) -> Verified:
+        """Have both ends read all content again, while live changes go on.
+
+        Raises:
+            TwinfoldError: it cannot be done.
+        """
+        verification = Verification(
+            self._source,
+            self._state,
+            self._link,
+            self.wait_for_all,
+            self._distrust,
+            self._board.status,
+        )
+        return await verification.run(told)
+
+    def _distrust(self) -> None:
+        self._is_distrusted = True
+        self._asked.set()
 
     async def _begin(self) -> None:
         with self._source.open():
@@ -149,6 +171,10 @@ class Synchroniser:
 
     async def _cycle(self) -> None:
         """Scan what is due, send what differs, and see whether that was all."""
+        if self._is_distrusted:
+            await self._compare()
+            self._is_distrusted = False
+            self._agenda.full = True
         waiters, self._waiters = self._waiters, []
         if waiters or self._board.held_deletions:
             self._agenda.full = True
@@ -159,6 +185,8 @@ class Synchroniser:
             self._board.tell(Scanning())
         try:
             scan, batches = await self._scan_and_send(work)
+            if waiters or self._settings.once:
+                await self._follower.check()
         except BaseException:
             self._waiters += waiters
             raise
@@ -167,8 +195,6 @@ class Synchroniser:
         if work is None:
             self._use_bases = True
         self._lookout.plan_rescan(was_full=work is None)
-        if self._settings.once:
-            await self._follower.check()
         if work is None or scan.held_deletions:
             self._board.hold(scan.held_deletions)
         self._say_if_in_sync(batches)
@@ -285,6 +311,7 @@ class Synchroniser:
         await self._follower.stop()
         while True:
             session = await self._link.begin()
+            self._remember_settings()
             same_server = self._state.blob("server_id") == self._link.server_id
             if same_server and self._state.revision == session.revision:
                 return
@@ -294,6 +321,15 @@ class Synchroniser:
                 return
             except ConnectionLostError as error:
                 await self._link.wait(error)
+
+    def _remember_settings(self) -> None:
+        """Keep the server and what is ignored, for a `verify` without a running client."""
+        values = {
+            "server": self._settings.address.invite,
+            "ignore": "\n".join(self._settings.ignore),
+        }
+        if any(self._state.text(key) != value for key, value in values.items()):
+            self._state.keep(**values)
 
     async def _compare(self) -> None:
         loop = asyncio.get_running_loop()

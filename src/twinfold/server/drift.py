@@ -24,6 +24,7 @@ from twinfold.core.paths import display
 from twinfold.core.session import drift_text
 from twinfold.errors import DestinationError, DriftError
 from twinfold.model import Kind
+from twinfold.protocol import Difference, Progress
 from twinfold.server.differences import Case, Suspect, describe, differs, suspects_in
 from twinfold.server.events import Listener, Message
 from twinfold.server.heal import Healer
@@ -47,25 +48,12 @@ _MANIFEST_PAGE = 1_024
 _Result = TypeVar("_Result")
 
 
-class Progress(msgspec.Struct, frozen=True, array_like=True):
-    """How much a check has read so far."""
-
-    files: int
-    size_bytes: int
-
-
-class Difference(msgspec.Struct, frozen=True, array_like=True):
-    """An entry of the destination that was not as it should be, and in what."""
-
-    path: bytes
-    what: list[str]
-
-
 Reporter = Callable[[Progress | Difference], None]
+"""Is told how a check goes on, in the checker's thread or in the event loop's."""
 
 
-class _StoppedError(Exception):
-    """The server stops."""
+class StoppedError(Exception):
+    """The server stops, or nobody waits for the check any more."""
 
 
 class DriftChecker:
@@ -127,6 +115,8 @@ class DriftChecker:
     async def check(self, *, deep: bool = False, report: Reporter | None = None) -> None:
         """Compare the whole tree; with ``deep`` every file is read as well.
 
+        A ``report`` that raises `StoppedError` ends the check.
+
         Raises:
             OSError: the disk does not let us.
         """
@@ -135,7 +125,7 @@ class DriftChecker:
             try:
                 while (group := await self._in_thread(lambda: next(walk, None))) is not None:
                     await self._handle(group, report)
-            except _StoppedError:
+            except StoppedError:
                 return
 
     async def _check_suspected(self) -> None:
@@ -157,7 +147,7 @@ class DriftChecker:
     def _breathe(self) -> None:
         """Leave time to what is more urgent."""
         if self._stopping.is_set():
-            raise _StoppedError
+            raise StoppedError
         if time.monotonic() - self._slice_began_s >= _SLICE_S:
             time.sleep(_SLICE_S if self._pending.is_busy else _SLICE_S / 10)
             self._slice_began_s = time.monotonic()

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import hmac
 import importlib.metadata
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import msgspec
@@ -25,19 +26,24 @@ from twinfold.model import Entry
 from twinfold.protocol import (
     Batch,
     Codec,
+    Difference,
     ErrorAnswer,
     Events,
     FrameHead,
     FrameKind,
     Hello,
     OpenSession,
+    Progress,
 )
+from twinfold.server.drift import DriftChecker, StoppedError
 from twinfold.server.pending import OutOfOrderError
 from twinfold.server.receive import ChunkFrame, Receiver, check_number
 from twinfold.storage.interface import Index
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE}
 _ENTRIES_LEVEL = 1
+_PROGRESS_EVERY_S = 0.5
+_DIFFERENCES_A_FRAME = 100
 _READ_BUFFER_BYTES = 1 << 20
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -46,8 +52,11 @@ _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 class Routes:
     """Handlers over one folder."""
 
-    def __init__(self, receiver: Receiver, index: Index, server_id: bytes, token: str) -> None:
+    def __init__(
+        self, receiver: Receiver, drift: DriftChecker, index: Index, server_id: bytes, token: str
+    ) -> None:
         self._receiver = receiver
+        self._drift = drift
         self._index = index
         self._server_id = server_id
         self._authorization = f"Bearer {token}".encode()
@@ -65,6 +74,7 @@ class Routes:
         application.router.add_post(f"{folder}/batches/{{number}}", self._batch)
         application.router.add_get(f"{folder}/entries", self._entries)
         application.router.add_get(f"{folder}/events", self._events)
+        application.router.add_post(f"{folder}/verify", self._verify)
         return application
 
     @web.middleware
@@ -117,6 +127,23 @@ class Routes:
         wait_s = 0.0 if request.query.get("wait") == "0" else protocol.EVENTS_WAIT_S
         return _answer(Events(await self._receiver.watch(_epoch(request), wait_s)))
 
+    async def _verify(self, request: web.Request) -> web.StreamResponse:
+        await self._receiver.watch(_epoch(request), 0)
+        response = web.StreamResponse(headers={"Content-Type": protocol.FRAMES_TYPE})
+        await response.prepare(request)
+        reading = Reading()
+        checking = asyncio.create_task(self._drift.check(deep=True, report=reading.note))
+        try:
+            while not checking.done():
+                await asyncio.wait([checking], timeout=_PROGRESS_EVERY_S)
+                await response.write(reading.frames())
+        finally:
+            reading.is_wanted = False
+            await checking
+        end = protocol.encode(self._index.session().revision)
+        await response.write(protocol.pack_frame(FrameKind.END, b"", [end], None))
+        return response
+
     async def _entries(self, request: web.Request) -> web.StreamResponse:
         await self._receiver.settle()
         response = web.StreamResponse(headers={"Content-Type": protocol.FRAMES_TYPE})
@@ -131,6 +158,41 @@ class Routes:
         end = protocol.pack_frame(FrameKind.END, b"", [protocol.encode(revision)], None)
         await response.write(end)
         return response
+
+
+class Reading:
+    """What a check has told and the client has not been told yet; any thread may `note`."""
+
+    def __init__(self) -> None:
+        self.is_wanted = True
+        self._progress = Progress(0, 0)
+        self._differences: deque[Difference] = deque()
+
+    def note(self, told: Progress | Difference) -> None:
+        """Be a check's report.
+
+        Raises:
+            StoppedError: the client has gone.
+        """
+        if not self.is_wanted:
+            raise StoppedError
+        if isinstance(told, Progress):
+            self._progress = told
+        else:
+            self._differences.append(told)
+
+    def frames(self) -> bytes:
+        """Return the frames for what was told since."""
+        frames = [_frame(FrameKind.PROGRESS, self._progress)]
+        while self._differences:
+            count = min(len(self._differences), _DIFFERENCES_A_FRAME)
+            group = [self._differences.popleft() for _ in range(count)]
+            frames.append(_frame(FrameKind.DIFFERENCES, group))
+        return b"".join(frames)
+
+
+def _frame(kind: FrameKind, message: msgspec.Struct | list[Difference]) -> bytes:
+    return protocol.pack_frame(kind, b"", [protocol.encode(message)], _ENTRIES_LEVEL)
 
 
 def _epoch(request: web.Request) -> int:
