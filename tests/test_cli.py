@@ -248,7 +248,7 @@ def test_client_events_in_json_have_the_names_of_the_contract(
         Applied("put", b"x"),
     ]
     for event in events:
-        json_lines.write_client_event(event)
+        json_lines.ClientLines()(event)
     assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == [
         {
             "event": "in_sync",

@@ -20,6 +20,7 @@ from twinfold.errors import TwinfoldError, UsageError
 
 if TYPE_CHECKING:
     from twinfold.client.events import Listener, Status
+    from twinfold.client.run import KnownSettings
     from twinfold.config import ClientSettings, ServerAddress, ServerSettings
     from twinfold.server.events import Listening
 
@@ -264,9 +265,9 @@ def _dry_run(settings: ClientSettings, json: bool) -> int:
 @contextlib.contextmanager
 def _client_listener(settings: ClientSettings, json: bool) -> Iterator[Listener]:
     if json:
-        from twinfold.json_lines import write_client_event
+        from twinfold.json_lines import ClientLines
 
-        yield write_client_event
+        yield ClientLines()
     elif _is_terminal():
         from twinfold.screen.live import LiveScreen, terminal_console, title
 
@@ -334,7 +335,10 @@ def wait(
 
         write_object(status_fields(found))
     else:
-        _show_wait(found)
+        from twinfold.output import write_line
+        from twinfold.screen.table import wait_text
+
+        write_line(wait_text(found))
     return 0 if found.in_sync and not found.problems else NOT_EQUAL
 
 
@@ -379,6 +383,49 @@ def _show_wait(found: Status) -> None:
     write_line(f"{state.strip()}, {count(found.files, 'file')}, {size(found.size_bytes)}")
     for problem in found.problems:
         write_line(problem_text(problem))
+
+
+@app.command(cls=options.Command)
+def verify(
+    source: options.Source,
+    server: options.Server = None,
+    token: options.Token = None,
+    json: options.Json = False,
+) -> int:
+    """Read all content again at both ends; list every difference.
+
+    What differs at DEST is healed, and exit code 3 says that something did. A running client
+    does it beside its work. Where none is running this command is one for as long as it takes:
+    it first brings DEST up to date, at the server that SOURCE was last synchronised with or
+    that --server names.
+    """
+    from twinfold.checks import check_source
+    from twinfold.config import ClientSettings, default_state_dir
+    from twinfold.screen.verifying import VerifyScreen
+    from twinfold.wiring import verify as run_verify
+
+    path = check_source(source)
+
+    def settings(known: KnownSettings) -> ClientSettings:
+        return ClientSettings(
+            source=path,
+            address=_server_address(path, server or known.invite, token),
+            state_dir=default_state_dir(),
+            ignore=known.ignore or ignore_patterns(None),
+        )
+
+    with VerifyScreen(_is_terminal(), quiet=json) as screen:
+        found = run_verify(default_state_dir(), path, settings, screen)
+    if found is None:
+        return INTERRUPTED
+    if json:
+        from twinfold.json_lines import verified_fields, write_object
+
+        write_object(verified_fields(found))
+    else:
+        screen.show(found)
+    equal = found.status.in_sync and not found.differences and not found.status.problems
+    return 0 if equal else NOT_EQUAL
 
 
 @app.command(cls=options.Command)

@@ -89,6 +89,10 @@ class LostPlaceError(ProtocolError):
     status = 409
 
 
+class DriftError(LostPlaceError):
+    """Something else changed the destination: the client has to compare."""
+
+
 class ConnectionLostError(TwinfoldError):
     """The server cannot be reached, or the connection broke; trying again may help."""
 

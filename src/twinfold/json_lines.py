@@ -38,6 +38,8 @@ def client_fields(event: client.Event) -> Fields | None:
             }
         case client.Problem():
             return {"event": "problem", **_problem_fields(event)}
+        case client.Drifted():
+            return {"event": "drift", "reason": _clean(event.reason)}
         case client.Held():
             return {"event": "held", "reason": _clean(event.reason), "deletions": event.deletions}
         case _:
@@ -105,6 +107,31 @@ def statuses_fields(statuses: Sequence[client.Status]) -> Fields:
     return {"clients": [status_fields(status) for status in statuses]}
 
 
+def verified_fields(verified: client.Verified) -> Fields:
+    """Return what ``verify`` found, under the same names as elsewhere."""
+    status = verified.status
+    return {
+        "source": _clean(status.source),
+        "server": status.server,
+        "files": verified.files,
+        "bytes": verified.size_bytes,
+        "seconds": round(verified.seconds, 3),
+        "differences": len(verified.differences),
+        "difference_list": [
+            {
+                "path": path_text(differing.path),
+                "at": differing.at,
+                "what": differing.what,
+                "reason": _clean(differing.reason),
+            }
+            for differing in verified.differences
+        ],
+        "problems": len(status.problems),
+        "problem_list": [_problem_fields(problem) for problem in status.problems],
+        "in_sync": status.in_sync,
+    }
+
+
 def _problem_fields(problem: client.Problem) -> Fields:
     return {"path": path_text(problem.path), "reason": _clean(problem.reason)}
 
@@ -124,9 +151,28 @@ def encode(fields: Fields) -> str:
     return msgspec.json.encode(fields).decode()
 
 
-def write_client_event(event: client.Event) -> None:
-    """Be the listener of ``client --json``."""
-    write_object(client_fields(event))
+class ClientLines:
+    """Be the listener of ``client --json``; any thread may call.
+
+    A server that is away is told of once for each reason, and once when it is there again.
+    """
+
+    def __init__(self) -> None:
+        self._waiting_for: str | None = None
+
+    def __call__(self, event: client.Event) -> None:
+        """Take in an event."""
+        match event:
+            case client.Waiting():
+                if event.reason != self._waiting_for:
+                    self._waiting_for = event.reason
+                    write_object({"event": "waiting", "reason": _clean(event.reason)})
+            case client.Connected():
+                if self._waiting_for is not None:
+                    self._waiting_for = None
+                    write_object({"event": "connected", "server": event.url})
+            case _:
+                write_object(client_fields(event))
 
 
 def write_dry_run_event(event: client.Event) -> None:

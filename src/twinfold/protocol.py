@@ -52,6 +52,8 @@ PROGRESS_TIMEOUT_S = 60.0
 
 MIN_BYTES_PER_S = 512
 """So is one that, beyond this long in all, brings less than so many bytes a second."""
+EVENTS_WAIT_S = 25.0
+"""So long a request for events waits for one."""
 
 
 class FrameKind(IntEnum):
@@ -61,6 +63,8 @@ class FrameKind(IntEnum):
     CHUNKS = 2
     ENTRIES = 4
     END = 5
+    PROGRESS = 6
+    DIFFERENCES = 7
 
 
 class Codec(IntEnum):
@@ -96,6 +100,7 @@ class OpenSession(msgspec.Struct, frozen=True):
 class Session(msgspec.Struct, frozen=True):
     """The folder's state as the session begins.
 
+    ``entries`` is 0 only if the server holds no content at all, in its attic neither.
     ``committed`` is the number of the last batch that this epoch committed, 0 for none.
     """
 
@@ -131,6 +136,30 @@ class BatchAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
     missing: list[bytes] = []
     unknown_bases: list[bytes] = []
     refused: list[Refusal] = []
+
+
+class Events(msgspec.Struct, frozen=True):
+    """Nothing happened that the client has to know of."""
+
+    revision: int
+
+
+class Progress(msgspec.Struct, frozen=True, array_like=True):
+    """How much of the destination has been read again so far."""
+
+    files: int
+    size_bytes: int
+
+
+class Difference(msgspec.Struct, frozen=True, array_like=True):
+    """An entry of the destination that was not as it should be.
+
+    ``what`` has one or more of ``content``, ``missing``, ``extra``, ``type``, ``mode``,
+    ``mtime``, ``target``, ``unreadable``.
+    """
+
+    path: bytes
+    what: list[str]
 
 
 class ErrorAnswer(msgspec.Struct, frozen=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
 import secrets
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from twinfold.client.events import Listener as ClientListener
-from twinfold.client.events import Status
+from twinfold.client.events import Status, Verified, VerifyProgress
 from twinfold.config import ClientSettings, ServerAddress, ServerSettings, is_loopback
 from twinfold.core.retention import SteadyClock
 from twinfold.errors import UsageError
@@ -25,6 +26,8 @@ from twinfold.server.events import Listening, Message
 
 if TYPE_CHECKING:
     import ssl
+
+    from twinfold.client.run import KnownSettings
 
 EXIT_INTERRUPTED = 130
 
@@ -103,6 +106,41 @@ def release(state_dir: Path, source: bytes, deletions: int) -> Status:
     return asyncio.run(ask_release(state_dir, source, deletions))
 
 
+def verify(
+    state_dir: Path,
+    source: bytes,
+    settings: Callable[[KnownSettings], ClientSettings],
+    told: Callable[[VerifyProgress], None],
+) -> Verified | None:
+    """Have both ends of a source read everything again; None if it was interrupted.
+
+    Args:
+        state_dir: of this user.
+        source: the folder.
+        settings: given how it was synchronised last, returns a client's settings; called where
+            no client is running.
+        told: learns how far both ends are.
+
+    Raises:
+        TwinfoldError: it cannot be done.
+    """
+    from twinfold.client.control import NotRunningError, ask_verify
+    from twinfold.client.run import known_settings, verify_alone
+
+    with contextlib.suppress(NotRunningError):
+        return asyncio.run(ask_verify(state_dir, source, told))
+    _raise_descriptor_limit()
+    alone = settings(known_settings(state_dir, source))
+    found: list[Verified | None] = [None]
+
+    async def run(stop: asyncio.Event) -> int:
+        found[0] = await verify_alone(alone, told, stop)
+        return 0
+
+    _run(run)
+    return found[0]
+
+
 def _run(main: Callable[[asyncio.Event], Awaitable[int]]) -> int:
     """Run until done, or until SIGTERM (0) or Ctrl-C (130) asks to stop."""
     interrupted: list[int] = []
@@ -151,6 +189,8 @@ if sys.platform != "win32":
         """Serve a destination until ``stop`` is set; return the exit code."""
         from twinfold.server.collect import Collector
         from twinfold.server.commit import Committer
+        from twinfold.server.drift import DriftChecker
+        from twinfold.server.heal import Healer
         from twinfold.server.pending import PendingBatches
         from twinfold.server.receive import Receiver
         from twinfold.server.room import RoomKeeper
@@ -178,19 +218,26 @@ if sys.platform != "win32":
 
             index, staging, tree = destination.index, destination.staging, destination.tree
             lock = threading.Lock()
-            committer = Committer(index, staging, tree, lock, now_ns)
-            stager = Stager(index, staging, tree, lock, secrets.token_hex(4))
+            check_place = destination.check_place
+            committer = Committer(index, staging, tree, lock, now_ns, check_place)
+            suspected: set[int] = set()
+            stager = Stager(index, staging, tree, lock, secrets.token_hex(4), suspected.add)
             pending = PendingBatches(index, stager, committer, listener)
+            healer = Healer(index, tree, committer, now_ns)
             rooms = RoomKeeper(destination.space, index, tree, committer, pending, now_ns, listener)
             receiver = Receiver(index, stager, committer, pending, rooms, listener)
+            drift = DriftChecker(
+                index, tree, lock, pending, healer, suspected, check_place, listener
+            )
             await serve(
-                routes=Routes(receiver, index, server_id, token),
+                routes=Routes(receiver, drift, index, server_id, token),
                 receiver=receiver,
                 pending=pending,
                 collector=Collector(
                     index, tree, committer, pending, settings.keep_s, now_ns, listener
                 ),
                 rooms=rooms,
+                drift=drift,
                 survey=Survey(index, tree, now_ns(), listener),
                 address=address,
                 tls=tls,

@@ -29,6 +29,7 @@ from twinfold.storage.interface import (
     DirectoryListing,
     Forest,
     Location,
+    Looked,
     Performed,
     Source,
     Staging,
@@ -82,6 +83,9 @@ class ForestWrapper:
     def look(self, root: int, names: Sequence[bytes]) -> DirectoryListing:
         return self.forest.look(root, names)
 
+    def look_at(self, root: int, names: Sequence[bytes]) -> Looked | None:
+        return self.forest.look_at(root, names)
+
     def rename_in_attic(self, name: bytes, new_name: bytes) -> None:
         self.forest.rename_in_attic(name, new_name)
 
@@ -123,7 +127,7 @@ class Rig:
             self.forest = wrap(self.forest)
         if wrap_staging is not None:
             self.staging = wrap_staging(self.staging)
-        lock = threading.Lock()
+        self.lock = lock = threading.Lock()
         self.committer = Committer(self.index, self.staging, self.forest, lock, self.now)
         self.stager = Stager(self.index, self.staging, self.forest, lock, f"run{Rig._runs}")
 
@@ -223,6 +227,8 @@ def read_tree(root: Path) -> Tree:
             for name in os.listdir(full):
                 if path or name != b".twinfold":
                     visit(path + b"/" + name if path else name)
+        elif not stat.S_ISREG(status.st_mode):
+            found[path] = ("special", None)
         else:
             found[path] = (
                 "file",

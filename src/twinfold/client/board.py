@@ -10,6 +10,7 @@ from twinfold.client.effects import Insert
 from twinfold.client.events import (
     Applied,
     Comparing,
+    Connected,
     Connecting,
     Event,
     Held,
@@ -96,6 +97,8 @@ class Board:
 
     def tell(self, event: Event) -> None:
         """Pass an event on, and remember what it says about the client's activity."""
+        if isinstance(event, Connected):
+            self._activity = "live" if self.is_in_sync else "syncing"
         self._activity = _ACTIVITIES.get(type(event), self._activity)
         self._detail = event.reason if isinstance(event, (Waiting, Held)) else ""
         self._listener(event)

@@ -47,6 +47,30 @@ def compare_entries(state: State, groups: Iterable[list[Entry] | int], server_id
         database.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", values.items())
 
 
+def differing_entries(state: State, entries: Iterable[Entry]) -> list[tuple[bytes, list[str]]]:
+    """Return (path, what differs) of entries that the server has otherwise than acknowledged."""
+    found: list[tuple[bytes, list[str]]] = []
+    for entry in entries:
+        with state.lock:
+            known = state.find(check_path_or_root(entry.path))
+        if known is None:
+            found.append((entry.path, ["extra"]))
+        elif known.kind != entry.kind:
+            found.append((entry.path, ["type"]))
+        elif not _is_equal(known, entry):
+            found.append((entry.path, _different(known, entry)))
+    return found
+
+
+def _different(known: Known, entry: Entry) -> list[str]:
+    if entry.kind == SYMLINK:
+        return ["target"]
+    content = entry.kind == FILE and (known.size, known.content) != (entry.size, entry.content)
+    what = ["content"] if content else []
+    what += ["mode"] if known.mode != entry.mode else []
+    return what + (["mtime"] if known.mtime_ns != entry.mtime_ns else [])
+
+
 def pulled(
     stream: AsyncIterator[list[Entry] | int],
     loop: asyncio.AbstractEventLoop,

@@ -24,11 +24,24 @@ from twinfold.errors import (
     TwinfoldError,
 )
 from twinfold.model import Entry
-from twinfold.protocol import BatchAnswer, ErrorAnswer, FrameKind, Hello, OpenSession, Session
+from twinfold.protocol import (
+    BatchAnswer,
+    Difference,
+    ErrorAnswer,
+    Events,
+    FrameKind,
+    Hello,
+    OpenSession,
+    Progress,
+    Session,
+)
 
 CONNECT_TIMEOUT_S = 10.0
 ANSWER_TIMEOUT_S = 300.0
 """A commit may wait for the server's disk for this long."""
+
+EVENTS_GRACE_S = 15.0
+"""A server that is so much late in saying that nothing happened is taken to be away."""
 
 _UNSENT_BYTES = 256 * 1024
 """The system takes no more than so much ahead of the network: else a slow one looks fast."""
@@ -52,6 +65,10 @@ class LostPlaceError(TwinfoldError):
     def __init__(self, reason: str, avoid_bases: bool = False) -> None:
         super().__init__(reason)
         self.avoid_bases = avoid_bases
+
+
+class DriftedError(LostPlaceError):
+    """Something else changed the destination: what it lost has to be found and sent again."""
 
 
 _BURST_S = 0.1
@@ -171,6 +188,25 @@ class Connection:
             {protocol.EPOCH_HEADER: str(epoch)},
         )
 
+    async def events(self, epoch: int, *, wait: bool = True) -> Events:
+        """Return when there is nothing to say; with ``wait`` the server takes its time.
+
+        Raises:
+            DriftedError: something else changed the destination.
+            StaleEpochError: another client took the folder over.
+            ConnectionLostError: the server is away, or stops.
+        """
+        query = "" if wait else "?wait=0"
+        timeout_s = protocol.EVENTS_WAIT_S + EVENTS_GRACE_S
+        with _Failures(self._url):
+            async with asyncio.timeout(timeout_s):
+                return await self._request(
+                    "GET",
+                    f"{_FOLDER}/events{query}",
+                    Events,
+                    headers={protocol.EPOCH_HEADER: str(epoch)},
+                )
+
     async def entries(self) -> AsyncIterator[list[Entry] | int]:
         """Yield the server's entries in groups, parents first, and at the end the revision.
 
@@ -181,19 +217,32 @@ class Connection:
             async with self._client().get(
                 f"{self._url}{_FOLDER}/entries", allow_redirects=False
             ) as response:
-                if response.status != 200:
-                    _raise_error(response.status, await response.content.read(_MAX_ANSWER_BYTES))
-                while True:
-                    head = protocol.parse_frame_head(
-                        await response.content.readexactly(protocol.FRAME_HEAD_BYTES)
-                    )
-                    await response.content.readexactly(head.head_bytes)
-                    packed = await response.content.readexactly(head.packed_bytes)
-                    payload = protocol.unpack_payload(head, packed)
-                    if head.kind is FrameKind.END:
+                async for kind, payload in _answered_frames(response):
+                    if kind is FrameKind.END:
                         yield protocol.decode(payload, int)
                         return
                     yield protocol.decode_entries(payload)
+
+    async def verify(self, epoch: int) -> AsyncIterator[Progress | list[Difference]]:
+        """Have the server read all of the destination again; yield what it tells until it is done.
+
+        Raises:
+            DriftedError, StaleEpochError: the session is over.
+            ConnectionLostError: the server cannot be reached, or the stream was cut.
+        """
+        with _Failures(self._url):
+            async with self._client().post(
+                f"{self._url}{_FOLDER}/verify",
+                headers={protocol.EPOCH_HEADER: str(epoch)},
+                allow_redirects=False,
+            ) as response:
+                async for kind, payload in _answered_frames(response):
+                    if kind is FrameKind.END:
+                        return
+                    if kind is FrameKind.PROGRESS:
+                        yield protocol.decode(payload, Progress)
+                    else:
+                        yield protocol.decode(payload, list[Difference])
 
     async def _request(
         self,
@@ -254,6 +303,20 @@ def _socket(address: aiohttp.AddrInfoType) -> socket.socket:
     return made
 
 
+async def _answered_frames(
+    response: aiohttp.ClientResponse,
+) -> AsyncIterator[tuple[FrameKind, bytes | memoryview]]:
+    """Yield (kind, payload) of each frame that an answer consists of."""
+    if response.status != 200:
+        _raise_error(response.status, await response.content.read(_MAX_ANSWER_BYTES))
+    content = response.content
+    while True:
+        head = protocol.parse_frame_head(await content.readexactly(protocol.FRAME_HEAD_BYTES))
+        await content.readexactly(head.head_bytes)
+        packed = await content.readexactly(head.packed_bytes)
+        yield head.kind, protocol.unpack_payload(head, packed)
+
+
 class _Failures:
     """Turns what can go wrong on the way into this project's errors."""
 
@@ -305,6 +368,8 @@ def _raise_error(status: int, body: bytes) -> None:
         raise UnknownBatchError(reason)
     if status == 409 and code == "stale_epoch":
         raise StaleEpochError(reason)
+    if code == "drift":
+        raise DriftedError(reason)
     if code == "lost_place":
         raise LostPlaceError(reason)
     if status in (401, 409, 426):

@@ -19,20 +19,22 @@ from typing import Literal
 
 import msgspec
 
-from twinfold.client.events import Status
+from twinfold.client.events import Status, Verified, VerifyFailed, VerifyLine
 from twinfold.client.place import ClientPlace, place_of, places
+from twinfold.client.verify import Told
 from twinfold.errors import TwinfoldError
 
 _MAX_LINE_BYTES = 64 * 1024 * 1024
 _MAX_SOCKET_PATH_BYTES = 100
 _STATUS_TIMEOUT_S = 10.0
 _GRACE_S = 5.0
+_LOOK_EVERY_S = 0.5
 
 
 class Question(msgspec.Struct, frozen=True):
     """What is asked; ``secret`` only where a port is used."""
 
-    op: Literal["status", "wait", "release"]
+    op: Literal["status", "wait", "release", "verify"]
     timeout_s: float | None = None
     deletions: int = 0
     secret: str = ""
@@ -55,6 +57,7 @@ class Control:
         status: what it does now.
         wait_for_all: returns when all that was changed before is durable, False if it is held.
         release: the same, but lets so many held deletions, and what looks unmounted, pass before.
+        verify: has both ends read everything again.
     """
 
     def __init__(
@@ -63,7 +66,9 @@ class Control:
         status: Callable[[], Status],
         wait_for_all: Callable[[], Awaitable[bool]],
         release: Callable[[int], Awaitable[bool]],
+        verify: Callable[[Told], Awaitable[Verified]],
     ) -> None:
+        self._verify = verify
         self._place = place
         self._status = status
         self._wait_for_all = wait_for_all
@@ -102,6 +107,9 @@ class Control:
             question = msgspec.json.decode(await reader.readline(), type=Question)
             if not hmac.compare_digest(question.secret.encode(), self._secret.encode()):
                 return
+            if question.op == "verify":
+                await self._serve_verify(writer)
+                return
             writer.write(_encode(await self._answer(question)) + b"\n")
             await writer.drain()
         except (OSError, ValueError):
@@ -117,6 +125,24 @@ class Control:
         else:
             arrived = await self._release(question.deletions)
         return msgspec.structs.replace(self._status(), in_sync=arrived)
+
+    async def _serve_verify(self, writer: asyncio.StreamWriter) -> None:
+        """Write a line for each progress, and one for how it ended."""
+
+        def tell(line: VerifyLine) -> None:
+            writer.write(msgspec.json.encode(line) + b"\n")
+
+        verifying = asyncio.ensure_future(self._verify(tell))
+        try:
+            while not verifying.done():
+                await asyncio.wait([verifying], timeout=_LOOK_EVERY_S)
+                await writer.drain()
+            tell(verifying.result())
+        except TwinfoldError as error:
+            tell(VerifyFailed(str(error)))
+        finally:
+            verifying.cancel()
+        await writer.drain()
 
     async def _wait(self, timeout_s: float | None) -> bool:
         try:
@@ -158,6 +184,44 @@ async def ask_release(state_dir: Path, source: bytes, deletions: int) -> Status:
     return await _ask(place_of(state_dir, source), Question("release", None, deletions), None)
 
 
+async def ask_verify(state_dir: Path, source: bytes, told: Told) -> Verified:
+    """Have a running client verify; ``told`` learns how far it is.
+
+    Raises:
+        NotRunningError: no client is running for the source.
+        TwinfoldError: it cannot be done.
+    """
+    try:
+        reader, writer, secret = await _connect(place_of(state_dir, source))
+    except (OSError, ValueError) as error:
+        raise _not_running() from error
+    try:
+        writer.write(msgspec.json.encode(Question("verify", secret=secret)) + b"\n")
+        await writer.drain()
+        while data := await reader.readline():
+            line = msgspec.json.decode(data, type=VerifyLine)
+            if isinstance(line, Verified):
+                return line
+            if isinstance(line, VerifyFailed):
+                raise TwinfoldError(line.reason)
+            told(line)
+    except (OSError, ValueError) as error:
+        raise _gone() from error
+    finally:
+        writer.close()
+    raise _gone()
+
+
+def _not_running() -> NotRunningError:
+    return NotRunningError(
+        "no client is running for this source; start it with: twinfold client SOURCE"
+    )
+
+
+def _gone() -> TwinfoldError:
+    return TwinfoldError("the client ended before it had verified everything; start it again")
+
+
 async def list_clients(state_dir: Path) -> list[Status]:
     """Return the status of every client of this user that is running."""
     found: list[Status] = []
@@ -182,9 +246,7 @@ async def _ask(place: ClientPlace, question: Question, timeout_s: float | None) 
                 writer.close()
         return _decode(answer)
     except (OSError, ValueError, TimeoutError) as error:
-        raise NotRunningError(
-            "no client is running for this source; start it with: twinfold client SOURCE"
-        ) from error
+        raise _not_running() from error
 
 
 async def _connect(

@@ -14,6 +14,18 @@ class Connecting(msgspec.Struct, frozen=True):
     url: str
 
 
+class Connected(msgspec.Struct, frozen=True):
+    """The session with the server stands."""
+
+    url: str
+
+
+class Drifted(msgspec.Struct, frozen=True):
+    """Something else changed the destination; what it lost is sent again."""
+
+    reason: str
+
+
 class Waiting(msgspec.Struct, frozen=True):
     """The server cannot be used now; the next try is in ``retry_in_s`` seconds."""
 
@@ -86,7 +98,9 @@ class InSync(msgspec.Struct, frozen=True):
 
 Event = (
     Connecting
+    | Connected
     | Waiting
+    | Drifted
     | Comparing
     | Scanning
     | Counted
@@ -122,3 +136,40 @@ class Status(msgspec.Struct, frozen=True):
     in_sync: bool
     held_deletions: int = 0
     held: str = ""
+
+
+class VerifyProgress(msgspec.Struct, frozen=True, tag="progress"):
+    """How much each end has read again so far."""
+
+    source_files: int = 0
+    source_bytes: int = 0
+    destination_files: int = 0
+    destination_bytes: int = 0
+
+
+class Differing(msgspec.Struct, frozen=True):
+    """An entry that `verify` found to differ: where, in what, and what becomes of it."""
+
+    path: bytes
+    at: Literal["source", "destination"]
+    what: list[str]
+    reason: str
+
+
+class Verified(msgspec.Struct, frozen=True, tag="verified"):
+    """What ``twinfold verify`` found; ``files`` and ``size_bytes`` were read at the source."""
+
+    status: Status
+    differences: list[Differing]
+    files: int
+    size_bytes: int
+    seconds: float
+
+
+class VerifyFailed(msgspec.Struct, frozen=True, tag="failed"):
+    """Why ``twinfold verify`` could not be done."""
+
+    reason: str
+
+
+VerifyLine = VerifyProgress | Verified | VerifyFailed

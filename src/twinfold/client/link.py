@@ -8,7 +8,7 @@ import time
 
 from twinfold import protocol
 from twinfold.client.connection import Connection, LostPlaceError
-from twinfold.client.events import Connecting, Listener, Waiting
+from twinfold.client.events import Connected, Connecting, Listener, Waiting
 from twinfold.client.identity import Identity
 from twinfold.errors import ConnectionLostError, RefusedError
 from twinfold.protocol import OpenSession, Session
@@ -51,6 +51,7 @@ class Link:
         self._earlier: list[bytes] = []
         self._lock = asyncio.Lock()
         self._last_number = 0
+        self._acknowledged = -1
         self._failures = 0
         self._failing_since_s: float | None = None
 
@@ -72,6 +73,7 @@ class Link:
                 await self.wait(error)
         self._identity.confirm(self._instance)
         self._last_number = self.session.committed
+        self._acknowledged = self.session.revision
         return self.session
 
     async def recover(self, generation: int, reason: ConnectionLostError) -> None:
@@ -97,7 +99,8 @@ class Link:
                     break
                 except ConnectionLostError as again:
                     error = again
-            if (self.session.epoch, self.server_id) != (epoch, server_id):
+            same = (self.session.epoch, self.server_id) == (epoch, server_id)
+            if not same or self.session.revision < self._acknowledged:
                 raise LostPlaceError("the server has lost this client's session")
 
     def next_number(self) -> int:
@@ -105,8 +108,14 @@ class Link:
         self._last_number += 1
         return self._last_number
 
-    def succeeded(self) -> None:
-        """The server does its work: the next failure is a first one."""
+    def succeeded(self, revision: int | None) -> None:
+        """The server does its work: the next failure is a first one.
+
+        Args:
+            revision: of the folder, if the server said so; one that is older than that later
+                means an index that was put back.
+        """
+        self._acknowledged = revision if revision is not None else self._acknowledged
         self._failures = 0
         self._failing_since_s = None
 
@@ -135,6 +144,7 @@ class Link:
         )
         self.server_id = hello.server_id
         self.generation += 1
+        self._listener(Connected(connection.url))
 
     async def wait(self, error: ConnectionLostError) -> None:
         """Wait before the next try, longer each time.

@@ -7,17 +7,17 @@ import os
 import socket
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from twinfold.client.batch import Batch, BatchBuilder, Pending
 from twinfold.client.board import Board, applied
 from twinfold.client.comparison import compare_entries, pulled
 from twinfold.client.connection import Connection, RateLimit
 from twinfold.client.control import Control
-from twinfold.client.events import Held, Listener
+from twinfold.client.events import Held, Listener, Verified
 from twinfold.client.files import FilePlanner
 from twinfold.client.guard import Allowance
 from twinfold.client.identity import Identity
@@ -31,10 +31,11 @@ from twinfold.client.scan import Scan
 from twinfold.client.shortage import Shortage
 from twinfold.client.source import Source
 from twinfold.client.state import State
-from twinfold.client.state_file import copy_state, open_state
+from twinfold.client.state_file import copy_state, kept_texts, open_state
 from twinfold.client.sync import EXIT_EQUAL, EXIT_NOT_EQUAL, Synchroniser
 from twinfold.client.tools import Tools
 from twinfold.client.uploads import Uploader
+from twinfold.client.verify import Told
 from twinfold.config import ClientSettings
 from twinfold.core.paths import display
 from twinfold.errors import RefusedError, StateError
@@ -52,6 +53,15 @@ async def run_client(settings: ClientSettings, listener: Listener, stop: asyncio
     Raises:
         TwinfoldError: it cannot be done; the text says why.
     """
+    async with _assembled(settings, listener, patient=not settings.once) as synchroniser:
+        return await _run_until(synchroniser, stop, settings.once)
+
+
+@asynccontextmanager
+async def _assembled(
+    settings: ClientSettings, listener: Listener, *, patient: bool
+) -> AsyncIterator[Synchroniser]:
+    """Put a client together that can be asked for as long as the block lasts."""
     place = place_of(settings.state_dir, settings.source)
     asyncio.get_running_loop().set_exception_handler(_without_descriptors)
     with _opened_state(settings, place) as state:
@@ -63,13 +73,13 @@ async def run_client(settings: ClientSettings, listener: Listener, stop: asyncio
             _name(settings.source),
             board.tell,
             take_over=settings.take_over,
-            patient=not settings.once,
+            patient=patient,
         )
-        synchroniser = Synchroniser(settings, state, link, board)
-        control = Control(place, board.status, synchroniser.waiters.wait, synchroniser.release)
+        made = Synchroniser(settings, state, link, board)
+        control = Control(place, board.status, made.waiters.wait, made.release, made.verify)
         async with connection, control:
             try:
-                return await _run_until(synchroniser, stop, settings.once)
+                yield made
             except RefusedError as error:
                 if error.code != "copied":
                     raise
@@ -84,6 +94,48 @@ def _without_descriptors(loop: asyncio.AbstractEventLoop, context: dict[str, Any
     error = context.get("exception")
     if not (isinstance(error, OSError) and error.errno in OUT_OF_DESCRIPTORS):
         loop.default_exception_handler(context)
+
+
+async def verify_alone(
+    settings: ClientSettings, told: Told, stop: asyncio.Event
+) -> Verified | None:
+    """Verify with a client that lives for this only; None if ``stop`` was set before.
+
+    Raises:
+        TwinfoldError: it cannot be done.
+    """
+    async with _assembled(settings, lambda _event: None, patient=False) as synchroniser:
+        running = asyncio.create_task(synchroniser.run())
+        verifying = asyncio.create_task(synchroniser.verify(told))
+        stopping = asyncio.create_task(stop.wait())
+        tasks: list[asyncio.Task[Any]] = [running, verifying, stopping]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if running.done():
+                running.result()
+            return verifying.result() if verifying.done() else None
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class KnownSettings(NamedTuple):
+    """How a source was synchronised last; the invite is None if it never was."""
+
+    invite: str | None
+    ignore: tuple[str, ...]
+
+
+def known_settings(state_dir: Path, source: bytes) -> KnownSettings:
+    """Return how a source was synchronised last.
+
+    Raises:
+        StateError: the client's state cannot be read.
+    """
+    texts = kept_texts(place_of(state_dir, source).state, ["server", "ignore"])
+    ignore = texts.get("ignore", "")
+    return KnownSettings(texts.get("server"), tuple(line for line in ignore.split("\n") if line))
 
 
 async def _run_until(synchroniser: Synchroniser, stop: asyncio.Event, once: bool) -> int:

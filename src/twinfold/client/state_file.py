@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -72,6 +73,22 @@ def copy_state(path: Path, copy: Path) -> None:
             kept.backup(written)
     except sqlite3.Error as error:
         raise StateError(f"cannot read the client's state {path}: {error}") from error
+
+
+def kept_texts(path: Path, keys: Sequence[str]) -> dict[str, str]:
+    """Return texts that the state at ``path`` keeps, if there is one; changes nothing.
+
+    Raises:
+        StateError: it cannot be read.
+    """
+    if not path.exists():
+        return {}
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as kept:
+            rows = kept.execute("SELECT key, value FROM meta").fetchall()
+    except sqlite3.Error as error:
+        raise StateError(f"cannot read the client's state {path}: {error}") from error
+    return {key: str(value) for key, value in rows if key in keys}
 
 
 def _open(path: Path, source: bytes) -> State:

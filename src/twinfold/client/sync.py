@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 from twinfold.client.agenda import Agenda
 from twinfold.client.batch import Batch, BatchBuilder, Pending, Piece
 from twinfold.client.board import Board
 from twinfold.client.comparison import compare_entries, pulled
-from twinfold.client.connection import LostPlaceError
+from twinfold.client.connection import DriftedError, LostPlaceError
 from twinfold.client.dirty import DirtyScan, Names
-from twinfold.client.events import Comparing, Counted, Scanning, Waiting
+from twinfold.client.events import Comparing, Counted, Drifted, Scanning, Verified, Waiting
 from twinfold.client.files import FilePlanner
+from twinfold.client.follow import Follower
 from twinfold.client.frames import FrameWriter
 from twinfold.client.guard import Guard
-from twinfold.client.ignore import IGNORE_FILE, IgnoreRules
+from twinfold.client.ignore import IgnoreRules
 from twinfold.client.link import Link
+from twinfold.client.lookout import Lookout
 from twinfold.client.moves import MoveFinder
 from twinfold.client.read import Reader, UnsettledError, read_again
 from twinfold.client.scan import Scan
@@ -29,8 +30,8 @@ from twinfold.client.tools import Tools
 from twinfold.client.transfer import Transfer
 from twinfold.client.tree import Directory
 from twinfold.client.uploads import Uploader
+from twinfold.client.verify import Told, Verification
 from twinfold.client.waiters import Waiters
-from twinfold.client.watch import Watcher, open_watcher
 from twinfold.config import ClientSettings
 from twinfold.core.compression import CompressionChooser
 from twinfold.errors import (
@@ -45,13 +46,8 @@ from twinfold.model import ROOT_PATH
 from twinfold.protocol import BatchAnswer
 
 COALESCE_S = 0.005
-RESCAN_EVERY_S = 3_600.0
-UNWATCHED_RESCAN_EVERY_S = 60.0
 SOURCE_RETRY_S = 1.0
 FAILURE_DELAY_S = 5.0
-
-WATCHING = b"."
-"""The path under which it is said that the watcher does not see everything; no entry has it."""
 
 EXIT_EQUAL = 0
 EXIT_NOT_EQUAL = 3
@@ -80,8 +76,8 @@ class Synchroniser:
         self._pending = Pending(state)
         self._agenda = Agenda()
         self._guard = Guard(settings.max_delete)
-        self._watcher: Watcher | None = None
-        self._watch_failure: str | None = None
+        self._lookout = Lookout(settings.source, self._agenda, board.problems)
+        self._follower = Follower(link)
         self._worker = ThreadPoolExecutor(1, "scan")
         self._stop = threading.Event()
         self._reader = Reader(self._stop)
@@ -93,7 +89,7 @@ class Synchroniser:
         self._is_lost = False
         self.waiters = Waiters()
         self._untold_batches = 0
-        self._rescan_at_s = 0.0
+        self._is_distrusted = False
 
     async def run(self) -> int:
         """Synchronise; return the exit code if that ends.
@@ -104,13 +100,14 @@ class Synchroniser:
         try:
             await self._begin()
             while True:
-                await self._work_safely()
+                await self._safely(self._cycle)
                 if self._settings.once and not self._agenda.full and not self._agenda.is_settling:
                     return EXIT_EQUAL if self._board.is_equal else EXIT_NOT_EQUAL
-                await self._next_work()
+                await self._safely(self._next_work)
         finally:
             self._stop.set()
-            self._close_watcher()
+            await self._follower.stop()
+            self._lookout.close()
             await asyncio.to_thread(self._worker.shutdown)
 
     async def release(self, deletions: int) -> bool:
@@ -123,12 +120,32 @@ class Synchroniser:
             self._source.accept_other()
         return await self.waiters.wait()
 
+    async def verify(self, told: Told) -> Verified:
+        """Have both ends read all content again, while live changes go on.
+
+        Raises:
+            TwinfoldError: it cannot be done.
+        """
+        verification = Verification(
+            self._source,
+            self._state,
+            self._link,
+            self.waiters.wait,
+            self._distrust,
+            self._board.status,
+        )
+        return await verification.run(told)
+
+    def _distrust(self) -> None:
+        self._is_distrusted = True
+        self.waiters.asked.set()
+
     async def _begin(self) -> None:
         try:
             with self._source.open():
                 pass
             if not self._settings.once:
-                self._open_watcher()
+                self._lookout.open()
         except SourceReplacedError as error:
             if self._settings.once:
                 raise
@@ -137,15 +154,17 @@ class Synchroniser:
         if self._settings.count_first and not self._state.entries:
             self._counting = asyncio.create_task(self._count())
 
-    async def _work_safely(self) -> None:
-        """Do one cycle; what breaks it is said, and everything is looked at again."""
+    async def _safely(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Do some work; what breaks it is said, and everything is looked at again."""
         try:
             if self._is_lost:
                 await self._find_place()
                 self._is_lost = False
-            await self._cycle()
+            await work()
             self._losses = 0
             return
+        except DriftedError as error:
+            self._board.tell(Drifted(str(error)))
         except LostPlaceError as error:
             self._use_bases = not error.avoid_bases
             await self._pause(str(error), min(FAILURE_DELAY_S, 0.05 * 2**self._losses))
@@ -166,9 +185,14 @@ class Synchroniser:
 
     async def _cycle(self) -> None:
         """Scan what is due, send what differs, and see whether that was all."""
-        if self.waiters.begin_cycle() or self._board.held_deletions:
+        if self._is_distrusted:
+            await self._compare()
+            self._is_distrusted = False
             self._agenda.full = True
-        self._collect()
+        is_asked = self.waiters.begin_cycle()
+        if is_asked or self._board.held_deletions:
+            self._agenda.full = True
+        self._lookout.collect()
         work = self._agenda.take()
         self._board.begin_work()
         self._board.shortage.begin_cycle(everything=work is None)
@@ -176,6 +200,8 @@ class Synchroniser:
             self._board.tell(Scanning())
         try:
             scan, batches = await self._scan_and_send(work)
+            if is_asked or self._settings.once:
+                await self._follower.check()
         except BaseException:
             self.waiters.fail_cycle()
             raise
@@ -186,7 +212,7 @@ class Synchroniser:
         if work is None:
             self._use_bases = True
         self._guard.spend(scan.tools.allowance)
-        self._plan_rescan(was_full=work is None)
+        self._lookout.plan_rescan(was_full=work is None)
         if work is None or scan.held_deletions:
             self._board.hold(scan.held_deletions)
         self._say_if_in_sync(batches)
@@ -194,20 +220,8 @@ class Synchroniser:
             is_settling=self._agenda.is_settling, is_equal=not self._board.held_deletions
         )
 
-    def _plan_rescan(self, *, was_full: bool) -> None:
-        """Scan everything now and then; soon, and say so, where events may be missing."""
-        unwatched = self._watch_failure or (self._watcher and self._watcher.incomplete)
-        if unwatched:
-            self._board.problems.note(
-                WATCHING,
-                f"{unwatched}; it is scanned every {UNWATCHED_RESCAN_EVERY_S:.0f} s instead",
-            )
-        now_s = time.monotonic()
-        every_s = UNWATCHED_RESCAN_EVERY_S if unwatched else RESCAN_EVERY_S
-        self._rescan_at_s = now_s + every_s if was_full else min(self._rescan_at_s, now_s + every_s)
-
     def _say_if_in_sync(self, batches: int) -> None:
-        self._collect()
+        self._lookout.collect()
         self._untold_batches += batches
         agenda, board = self._agenda, self._board
         if agenda.has_news or agenda.is_settling or board.held_deletions:
@@ -285,7 +299,7 @@ class Synchroniser:
             moves=moves,
             problems=self._board.problems,
             ignore=self._ignore,
-            watch=self._watcher.watch_directory if self._watcher else _watch_nothing,
+            watch=self._lookout.watch,
             is_same_source=self._source.is_same,
             stop=self._stop,
             allowance=self._guard.allowance,
@@ -308,8 +322,10 @@ class Synchroniser:
         """Open a session of our own; if the folder has moved on, compare; then scan everything."""
         self._agenda.full = True
         self._board.problems.refusals.clear()
+        await self._follower.stop()
         while True:
             session = await self._link.begin()
+            self._remember_settings()
             same_server = self._state.blob("server_id") == self._link.server_id
             if same_server and self._state.revision == session.revision:
                 return
@@ -319,6 +335,15 @@ class Synchroniser:
                 return
             except ConnectionLostError as error:
                 await self._link.wait(error)
+
+    def _remember_settings(self) -> None:
+        """Keep the server and what is ignored, for a `verify` without a running client."""
+        values = {
+            "server": self._settings.address.invite,
+            "ignore": "\n".join(self._settings.ignore),
+        }
+        if any(self._state.text(key) != value for key, value in values.items()):
+            self._state.keep(**values)
 
     async def _compare(self) -> None:
         loop = asyncio.get_running_loop()
@@ -331,49 +356,38 @@ class Synchroniser:
         )
 
     async def _next_work(self) -> None:
-        """Wait until something is due: events, a retry, a question, the regular rescan."""
+        """Wait until something is due: events, a retry, a question, the regular rescan.
+
+        Raises:
+            LostPlaceError, RefusedError: the folder moved on without this client.
+        """
         while not self._agenda.is_due and not self.waiters:
             self.waiters.asked.clear()
-            watching: list[asyncio.Task[Any]] = [asyncio.create_task(self.waiters.asked.wait())]
-            if self._watcher is not None:
-                watching.append(asyncio.create_task(self._watcher.changed()))
-            rescan_s = self._rescan_at_s - time.monotonic()
-            room_s = self._board.shortage.next_due_s()
-            timeout_s = max(0.0, min(rescan_s, room_s, self._agenda.next_due_s()))
+            following = self._follower.task
+            watching = [
+                asyncio.create_task(self.waiters.asked.wait()),
+                *self._lookout.changed(),
+            ]
+            due_s = min(self._lookout.next_due_s(), self._board.shortage.next_due_s())
             try:
                 done, _ = await asyncio.wait(
-                    watching, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED
+                    [*watching, following],
+                    timeout=max(0.0, due_s),
+                    return_when=asyncio.FIRST_COMPLETED,
                 )
             finally:
                 for task in watching:
                     task.cancel()
+            await self._follower.react()
             if done:
                 await asyncio.sleep(COALESCE_S)
-            if time.monotonic() >= self._rescan_at_s:
-                self._agenda.full = True
             if self._board.shortage.next_due_s() <= 0:
                 self._agenda.add_paths(self._board.shortage.take())
-            self._collect()
-
-    def _collect(self) -> None:
-        if self._watcher is None:
-            return
-        if self._watcher.root_gone:
-            self._agenda.full = True
-            self._close_watcher()
-            self._open_watcher()
-            return
-        dirty = self._watcher.collect()
-        if dirty.trees or dirty.moved:
-            soon_s = time.monotonic() + UNWATCHED_RESCAN_EVERY_S
-            self._rescan_at_s = min(self._rescan_at_s, soon_s)
-        self._agenda.add(dirty)
-        if IGNORE_FILE in (dirty.names.get(b"") or ()):
-            self._agenda.full = True
+            self._lookout.collect()
 
     async def _await_source(self, error: SourceVanishedError) -> None:
         """Return when the source is back; its watcher is a new one then."""
-        self._close_watcher()
+        self._lookout.close()
         self._board.problems.note(ROOT_PATH, str(error))
         while True:
             self._board.hold_source(str(error) if self._source.is_replaced else "")
@@ -384,19 +398,7 @@ class Synchroniser:
                     break
             except SourceVanishedError as again:
                 error = again
-        self._open_watcher()
-
-    def _open_watcher(self) -> None:
-        self._watch_failure = None
-        try:
-            self._watcher = open_watcher(self._settings.source)
-        except OSError as error:
-            self._watch_failure = f"cannot be watched ({error.strerror or error})"
-
-    def _close_watcher(self) -> None:
-        if self._watcher is not None:
-            self._watcher.close()
-            self._watcher = None
+        self._lookout.open()
 
     async def _count(self) -> None:
         counted = await asyncio.to_thread(count_files, self._settings.source, self._stop)
@@ -405,7 +407,3 @@ class Synchroniser:
 
 def _as_failure(error: BaseException) -> Exception:
     return error if isinstance(error, Exception) else ConnectionLostError("the client stops")
-
-
-def _watch_nothing(path: bytes, fd: int | None) -> None:
-    """In place of a watcher, for a client that runs once."""

@@ -114,7 +114,7 @@ class Transfer:
             effects = self._accepted(batch, answer.refused)
             await asyncio.to_thread(self._state.acknowledge, effects, batch.pieces, answer.revision)
             self._pending.forget(batch)
-            self._link.succeeded()
+            self._link.succeeded(answer.revision)
             self._acknowledged(batch, answer, sent_bytes)
         except BaseException as error:
             self._failure = self._failure or error

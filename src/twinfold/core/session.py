@@ -10,6 +10,10 @@ nothing. Within an epoch batches are numbered 1, 2, 3 ... and committed in that 
 
 ``revision`` counts the batches that the folder ever committed. A client whose state is of
 another revision has lost its place and compares before it sends.
+
+*Drift* is a change of the folder that its writer did not make. It moves the revision on and
+ends the epoch, so that the writer learns of it whatever it does next: a batch of the epoch
+that ended is refused, and a client that opens a session finds another revision than its own.
 """
 
 from __future__ import annotations
@@ -18,13 +22,19 @@ from collections.abc import Sequence
 
 import msgspec
 
-from twinfold.errors import RefusedError, StaleEpochError
+from twinfold.errors import DriftError, RefusedError, StaleEpochError
+
+REVISION_BITS = 20
+"""A revision that is not the next one counts on from the time, so that no revision of an
+index that was lost or put back comes again."""
 
 
 class FolderSession(msgspec.Struct, frozen=True):
     """The folder's writer and how far it has come.
 
     ``address`` is where the writer called from, ``before`` the client that was writer before.
+    ``drifted`` is the number of entries lost to drift since the session was opened, and
+    ``fenced_epoch`` the epoch that ended by it.
     """
 
     epoch: int = 0
@@ -35,11 +45,18 @@ class FolderSession(msgspec.Struct, frozen=True):
     name: str = ""
     address: str = ""
     before: bytes = b""
+    drifted: int = 0
+    fenced_epoch: int = 0
 
     @property
     def writer(self) -> str:
         """The writer as people are told of it."""
         return f"{self.name} at {self.address}" if self.address else self.name
+
+
+def begin(now_s: int) -> FolderSession:
+    """Return the session of a new index, made at this time (seconds since 1970)."""
+    return FolderSession(epoch=now_s, revision=now_s << REVISION_BITS)
 
 
 def open_session(
@@ -63,9 +80,9 @@ def open_session(
     Raises:
         RefusedError: another client is the folder's writer, or a copy of this one.
     """
-    if current.client_id == client_id and current.instance == instance:
+    if current.client_id == client_id and current.instance == instance and not current.drifted:
         return msgspec.structs.replace(current, address=address)
-    is_next = current.client_id == client_id and current.instance in earlier
+    is_next = current.client_id == client_id and current.instance in (instance, *earlier)
     is_again = current.name == name and not active
     if current.client_id and not (is_next or is_again or take_over):
         raise _refusal(current, client_id, name)
@@ -99,10 +116,13 @@ def check_epoch(current: FolderSession, epoch: int) -> None:
     """Pass if the epoch is the current one.
 
     Raises:
+        DriftError: the epoch ended because something else changed the destination.
         StaleEpochError: another session began since.
     """
     if epoch == current.epoch:
         return
+    if current.drifted and epoch == current.fenced_epoch:
+        raise DriftError(drift_text(current.drifted))
     if epoch == current.epoch - 1 and current.before == current.client_id:
         raise StaleEpochError(
             f"{current.writer} goes on in this client's place, with a copy of its state; this"
@@ -123,3 +143,21 @@ def commit_batches(current: FolderSession, count: int) -> FolderSession:
     return msgspec.structs.replace(
         current, revision=current.revision + count, committed=current.committed + count
     )
+
+
+def drift(current: FolderSession, entries: int, now_s: int) -> FolderSession:
+    """Return the session after ``entries`` were lost to drift, found at this time."""
+    return msgspec.structs.replace(
+        current,
+        epoch=max(current.epoch + 1, now_s),
+        revision=max(current.revision + 1, now_s << REVISION_BITS),
+        committed=0,
+        drifted=current.drifted + entries,
+        fenced_epoch=current.fenced_epoch if current.drifted else current.epoch,
+    )
+
+
+def drift_text(entries: int) -> str:
+    """Say how many entries were lost to drift."""
+    what = "an entry was" if entries == 1 else f"{entries} entries were"
+    return f"{what} changed at the destination by something else; the source's are sent again"

@@ -13,8 +13,10 @@ import msgspec
 from twinfold.client.events import (
     Applied,
     Comparing,
+    Connected,
     Connecting,
     Counted,
+    Drifted,
     Event,
     Held,
     InSync,
@@ -135,6 +137,8 @@ class Story:
                 return self._in_sync(event, now_s)
             case Held():
                 return self._hold(event)
+            case Drifted():
+                return [Line("note", "drift", one_line(event.reason))]
             case _:
                 self._begin(event, now_s)
         return []
@@ -147,6 +151,9 @@ class Story:
             case Waiting():
                 self.waiting = event
                 self.retry_at_s = now_s + event.retry_in_s
+            case Connected():
+                if self.last is not None:
+                    self.activity = "syncing" if self.changes else "live"
             case Comparing():
                 self.activity = "comparing"
                 self.comparing = event.entries

@@ -76,6 +76,15 @@ def _details(status: Status, cells: int | None) -> list[str]:
     return lines if cells is None else [cut_end(line, max(cells, 60)) for line in lines]
 
 
+def wait_text(status: Status) -> str:
+    """Return what ``twinfold wait`` says when it returns, a line for each problem included."""
+    state = "in sync"
+    if not status.in_sync:
+        state = f"not in sync yet: {status.activity} {one_line(status.detail)}".rstrip()
+    total = f"{state}, {count(status.files, 'file')}, {size(status.size_bytes)}"
+    return "\n".join([total, *map(problem_text, status.problems)])
+
+
 def problem_text(problem: Problem) -> str:
     """Return what could not be synchronised, and why, on one line."""
     return f"{display(problem.path) or '.'}: {one_line(problem.reason)}"

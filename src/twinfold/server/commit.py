@@ -56,7 +56,9 @@ class Committer:
         forest: Forest,
         forest_lock: AbstractContextManager[object],
         now_ns: Callable[[], int],
+        check_place: Callable[[], None] = lambda: None,
     ) -> None:
+        self._check_place = check_place
         self._index = index
         self._staging = staging
         self._forest = forest
@@ -151,11 +153,13 @@ class Committer:
 
         Raises:
             ProtocolError: a change cannot be applied; none of the batches took effect.
+            DestinationError: the destination is not where it was.
             OSError: the disk does not let us. Either none of the batches took effect, or
                 they are decided and `recover` goes on with them.
         """
         if self._sync_failed:
             raise OSError(errno.EIO, "what was staged before a sync failed has to go first")
+        self._check_place()
         self.finish_steps()
         session = self._index.session()
         durable_before = self._flush(batches)
@@ -288,6 +292,26 @@ class Committer:
         node = Node(work.new_id(), ATTIC, found.name, Kind.FILE, 0, 0, 0, b"", b"", 0, 0)
         work.save(node, moved=True)
         work.add_to_attic(node.id, found.location.name, self._now_ns())
+
+    def adjust(self, decide: Callable[[IndexTransaction], Sequence[Step]]) -> None:
+        """Change index and forest together, with nothing else in flight.
+
+        Args:
+            decide: changes the index and returns the steps; called with the forest at rest.
+
+        Raises:
+            OSError: the disk does not let us. Either nothing took effect, or it is decided
+                and `recover` goes on with it.
+        """
+        self.settle()
+        with self._forest_lock:
+            with self._index.transaction() as work:
+                steps = decide(work)
+                if steps:
+                    work.add_intents(steps)
+            if steps:
+                self._open_steps += len(steps)
+                self._perform(steps, again=False)
 
     def begin_purge(self, kept: Sequence[tuple[int, bytes]]) -> list[bytes]:
         """Take (node, name) out of the attic for good; return the names to purge them by.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -72,6 +73,11 @@ class PendingBatches:
         """Run something that fills staged files."""
         return await asyncio.get_running_loop().run_in_executor(self._stage_thread, work)
 
+    @property
+    def is_busy(self) -> bool:
+        """Tell whether batches are under way."""
+        return bool(self._batches)
+
     def get(self, number: int) -> PendingBatch | None:
         """Return the batch of this number, if it is under way."""
         return self._batches.get(number)
@@ -114,6 +120,12 @@ class PendingBatches:
                     await self._changed.wait_for(condition)
             except TimeoutError as error:
                 raise OutOfOrderError("an earlier batch did not come") from error
+
+    async def wait_for(self, condition: Callable[[], bool], timeout_s: float) -> None:
+        """Wait until a condition that `announce` is called for holds, or the time is up."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s), self._changed:
+                await self._changed.wait_for(condition)
 
     async def drop(self, error: Exception) -> None:
         """Give up all batches that are not committed; called with both locks held."""

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from twinfold import protocol
 from twinfold.core import session as rules
 from twinfold.core.session import FolderSession
-from twinfold.errors import LimitError, LostPlaceError
+from twinfold.errors import DestinationError, LimitError, LostPlaceError
 from twinfold.model import Change, Chunk
 from twinfold.protocol import Batch, BatchAnswer, OpenSession
 from twinfold.server.commit import Committer
@@ -57,6 +57,7 @@ class Receiver:
         self._rooms = rooms
         self._listener = listener
         self._active_requests = 0
+        self._is_stopping = False
 
     async def start(self, survey: Survey) -> asyncio.Task[None]:
         """Finish what a crash left undone, learn what is not known, and begin to commit.
@@ -93,6 +94,31 @@ class Receiver:
         self._listener(SessionOpened(request.name, address, before.name if is_other else ""))
         return protocol.Session(session.epoch, session.revision, session.committed, entries)
 
+    async def watch(self, epoch: int, wait_s: float) -> int:
+        """Wait while nothing happens that the writer of this epoch has to know of.
+
+        Returns:
+            The folder's revision, when the time is up.
+
+        Raises:
+            DriftError: something else changed the destination.
+            StaleEpochError: the client was fenced off.
+            DestinationError: the server stops.
+        """
+        await self._pending.wait_for(
+            lambda: self._is_stopping or self._index.session().epoch != epoch, wait_s
+        )
+        session = self._index.session()
+        rules.check_epoch(session, epoch)
+        if self._is_stopping:
+            raise DestinationError("the server is stopping")
+        return session.revision
+
+    async def stop(self) -> None:
+        """Let those go who wait for events."""
+        self._is_stopping = True
+        await self._pending.announce()
+
     async def settle(self) -> None:
         """Bring the index in line with what was done, refusals included.
 
@@ -102,7 +128,9 @@ class Receiver:
         await self._pending.in_commit_thread(self._committer.settle)
 
     def _count_entries(self) -> int:
-        return self._index.count_entries() + len(self._index.staged())
+        """Return how many entries there are to compare; 0 only if the server holds no content."""
+        entries = self._index.count_entries() + len(self._index.staged())
+        return entries or len(self._index.attic(None))
 
     async def receive(self, epoch: int, number: int, frames: Frames) -> BatchAnswer:
         """Take in a request of a batch; answer when it is committed or tell what is missing.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.metadata
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 
 import msgspec
@@ -13,12 +14,21 @@ from twinfold import protocol
 from twinfold.errors import (
     DestinationError,
     DestinationFullError,
+    DriftError,
     LostPlaceError,
     ProtocolError,
     RefusedError,
 )
 from twinfold.model import Entry
-from twinfold.protocol import ErrorAnswer, FrameKind, Hello, OpenSession
+from twinfold.protocol import (
+    Difference,
+    ErrorAnswer,
+    Events,
+    FrameKind,
+    Hello,
+    OpenSession,
+    Progress,
+)
 from twinfold.server.admission import (
     IDLE_TIMEOUT_S,
     MAX_HEADER_BYTES,
@@ -27,12 +37,15 @@ from twinfold.server.admission import (
     quiet_logger,
 )
 from twinfold.server.body import frames, read_message
+from twinfold.server.drift import DriftChecker, StoppedError
 from twinfold.server.lack import advice, is_full
 from twinfold.server.pending import OutOfOrderError
 from twinfold.server.receive import Receiver, check_number
 from twinfold.storage.interface import Index
 
 _ENTRIES_LEVEL = 1
+_PROGRESS_EVERY_S = 0.5
+_DIFFERENCES_A_FRAME = 100
 _READ_BUFFER_BYTES = 1 << 20
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -41,8 +54,11 @@ _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 class Routes:
     """Handlers over one folder."""
 
-    def __init__(self, receiver: Receiver, index: Index, server_id: bytes, token: str) -> None:
+    def __init__(
+        self, receiver: Receiver, drift: DriftChecker, index: Index, server_id: bytes, token: str
+    ) -> None:
         self._receiver = receiver
+        self._drift = drift
         self._index = index
         self._server_id = server_id
         self.admission = Admission(token)
@@ -67,6 +83,8 @@ class Routes:
         application.router.add_post(f"{folder}/session", self._open_session)
         application.router.add_post(f"{folder}/batches/{{number}}", self._batch)
         application.router.add_get(f"{folder}/entries", self._entries)
+        application.router.add_get(f"{folder}/events", self._events)
+        application.router.add_post(f"{folder}/verify", self._verify)
         return application
 
     @web.middleware
@@ -105,12 +123,30 @@ class Routes:
         return _answer(await self._receiver.open_session(message, request.remote or ""))
 
     async def _batch(self, request: web.Request) -> web.Response:
-        epoch = request.headers.get(protocol.EPOCH_HEADER, "")
-        if not epoch.isdecimal() or len(epoch) > 18:
-            raise ProtocolError("a batch needs the epoch of its session")
         number = check_number(request.match_info["number"])
-        answer = await self._receiver.receive(int(epoch), number, frames(request.content))
+        answer = await self._receiver.receive(_epoch(request), number, frames(request.content))
         return _answer(answer)
+
+    async def _events(self, request: web.Request) -> web.Response:
+        wait_s = 0.0 if request.query.get("wait") == "0" else protocol.EVENTS_WAIT_S
+        return _answer(Events(await self._receiver.watch(_epoch(request), wait_s)))
+
+    async def _verify(self, request: web.Request) -> web.StreamResponse:
+        await self._receiver.watch(_epoch(request), 0)
+        response = web.StreamResponse(headers={"Content-Type": protocol.FRAMES_TYPE})
+        await response.prepare(request)
+        reading = Reading()
+        checking = asyncio.create_task(self._drift.check(deep=True, report=reading.note))
+        try:
+            while not checking.done():
+                await asyncio.wait([checking], timeout=_PROGRESS_EVERY_S)
+                await _write(request, response, reading.frames())
+        finally:
+            reading.is_wanted = False
+            await checking
+        end = protocol.encode(self._index.session().revision)
+        await _write(request, response, protocol.pack_frame(FrameKind.END, b"", [end], None))
+        return response
 
     async def _entries(self, request: web.Request) -> web.StreamResponse:
         await self._receiver.settle()
@@ -138,11 +174,55 @@ async def _write(request: web.Request, response: web.StreamResponse, data: bytes
         raise ConnectionResetError("the client takes nothing") from error
 
 
+class Reading:
+    """What a check has told and the client has not been told yet; any thread may `note`."""
+
+    def __init__(self) -> None:
+        self.is_wanted = True
+        self._progress = Progress(0, 0)
+        self._differences: deque[Difference] = deque()
+
+    def note(self, told: Progress | Difference) -> None:
+        """Be a check's report.
+
+        Raises:
+            StoppedError: the client has gone.
+        """
+        if not self.is_wanted:
+            raise StoppedError
+        if isinstance(told, Progress):
+            self._progress = told
+        else:
+            self._differences.append(told)
+
+    def frames(self) -> bytes:
+        """Return the frames for what was told since."""
+        frames = [_frame(FrameKind.PROGRESS, self._progress)]
+        while self._differences:
+            count = min(len(self._differences), _DIFFERENCES_A_FRAME)
+            group = [self._differences.popleft() for _ in range(count)]
+            frames.append(_frame(FrameKind.DIFFERENCES, group))
+        return b"".join(frames)
+
+
+def _frame(kind: FrameKind, message: msgspec.Struct | list[Difference]) -> bytes:
+    return protocol.pack_frame(kind, b"", [protocol.encode(message)], _ENTRIES_LEVEL)
+
+
+def _epoch(request: web.Request) -> int:
+    epoch = request.headers.get(protocol.EPOCH_HEADER, "")
+    if not epoch.isdecimal() or len(epoch) > 18:
+        raise ProtocolError("the request needs the epoch of its session")
+    return int(epoch)
+
+
 def _next(groups: Iterator[list[Entry]]) -> list[Entry] | None:
     return next(groups, None)
 
 
 def _code(error: ProtocolError) -> str:
+    if isinstance(error, DriftError):
+        return "drift"
     if isinstance(error, LostPlaceError):
         return "lost_place"
     if isinstance(error, OutOfOrderError):

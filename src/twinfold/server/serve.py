@@ -13,6 +13,7 @@ from aiohttp import web
 from twinfold.config import ServerAddress
 from twinfold.errors import DestinationError
 from twinfold.server.collect import Collector
+from twinfold.server.drift import DriftChecker
 from twinfold.server.events import Listener, Message
 from twinfold.server.lack import OUT_OF_DESCRIPTORS, advice
 from twinfold.server.pending import PendingBatches
@@ -23,6 +24,8 @@ from twinfold.server.survey import Survey
 
 _STOP_WITHIN_S = 3.0
 _HANDSHAKE_TIMEOUT_S = 20.0
+_FIRST_CHECK_S = 20.0
+"""A first check that takes longer goes on while clients are served."""
 
 
 async def serve(
@@ -32,6 +35,7 @@ async def serve(
     pending: PendingBatches,
     collector: Collector,
     rooms: RoomKeeper,
+    drift: DriftChecker,
     survey: Survey,
     address: ServerAddress,
     tls: ssl.SSLContext | None,
@@ -52,6 +56,8 @@ async def serve(
     tasks: list[asyncio.Task[Any]] = []
     try:
         tasks.append(await receiver.start(survey))
+        tasks.append(asyncio.create_task(drift.run_forever()))
+        await _first_check(drift, stop, tasks)
         tasks.append(asyncio.create_task(collector.run_forever()))
         tasks.append(asyncio.create_task(rooms.keep_forever()))
         listening = await _listen(routes, runner, address, tls)
@@ -62,6 +68,8 @@ async def serve(
         if listening is not None:
             listening.close()
         routes.admission.close()
+        await receiver.stop()
+        await drift.stop()
         await pending.close()
         for task in tasks:
             task.cancel()
@@ -90,6 +98,24 @@ async def _until_stopped(stop: asyncio.Event, tasks: list[asyncio.Task[Any]]) ->
     done, _ = await asyncio.wait([stopping, *tasks], return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
     for task in done:
+        task.result()
+
+
+async def _first_check(
+    drift: DriftChecker, stop: asyncio.Event, tasks: list[asyncio.Task[Any]]
+) -> None:
+    """Wait for the first check, so that no client is told that all is well before; not for ever.
+
+    Raises:
+        DestinationError: a task has failed.
+    """
+    checked = [asyncio.create_task(drift.first_check.wait()), asyncio.create_task(stop.wait())]
+    done, _ = await asyncio.wait(
+        [*checked, *tasks], timeout=_FIRST_CHECK_S, return_when=asyncio.FIRST_COMPLETED
+    )
+    for waiting in checked:
+        waiting.cancel()
+    for task in done.intersection(tasks):
         task.result()
 
 

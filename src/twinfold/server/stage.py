@@ -6,7 +6,7 @@ All of this runs in one thread, so that staged files have one writer.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 
 from twinfold.core.chunking import chunk_id
@@ -57,7 +57,9 @@ class Stager:
         forest: Forest,
         forest_lock: AbstractContextManager[object],
         run_name: str,
+        suspect: Callable[[int], None] = lambda _node: None,
     ) -> None:
+        self._suspect = suspect
         self._index = index
         self._staging = staging
         self._forest = forest
@@ -262,9 +264,12 @@ class Stager:
             except OSError as error:
                 if error.errno in OUT_OF_DESCRIPTORS:
                     raise
+                if not isinstance(error, PermissionError):
+                    self._suspect(place.node)
                 continue
             if len(data) == chunk.size and chunk_id(data) == chunk.id:
                 return data
+            self._suspect(place.node)
         return None
 
     def _source(self, node: int) -> Source:

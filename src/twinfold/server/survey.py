@@ -11,11 +11,11 @@ from collections.abc import Callable
 
 import msgspec
 
-from twinfold.core.chunking import Chunker, chunk_id
 from twinfold.core.manifest import ContentHasher
 from twinfold.core.paths import display
-from twinfold.model import Chunk, Kind
+from twinfold.model import Kind
 from twinfold.server.events import Indexing, Listener, Message
+from twinfold.server.takein import read_chunks
 from twinfold.storage.interface import (
     ATTIC,
     STAGING,
@@ -29,7 +29,6 @@ from twinfold.storage.interface import (
     Source,
 )
 
-_READ_BYTES = 1 << 20
 TELL_EVERY_S = 2.0
 _UNKNOWN = b"\0" * 32
 """Content id of a file that would not hold still or could not be read: equal to none."""
@@ -151,6 +150,9 @@ class _Counted:
         self._source = source
         self._count = count
 
+    def looked(self) -> Looked:
+        return self._source.looked()
+
     def read(self, offset: int, size_bytes: int) -> bytes:
         data = self._source.read(offset, size_bytes)
         self._count(len(data))
@@ -162,19 +164,12 @@ class _Counted:
 
 def _index_content(work: IndexTransaction, node_id: int, source: Source) -> tuple[int, bytes]:
     """Record where the chunks of an open file lie; return (size, content id)."""
-    chunker, hasher = Chunker(), ContentHasher()
-    offset = written = position = 0
-    while True:
-        data = source.read(offset, _READ_BYTES)
-        offset += len(data)
-        pieces = chunker.feed(data) if data else chunker.finish()
-        chunks = [Chunk(chunk_id(piece), len(piece)) for piece in pieces]
-        work.add_places(node_id, position, written, chunks)
-        hasher.add(chunks)
-        position += len(chunks)
-        written += sum(chunk.size for chunk in chunks)
-        if not data:
-            return written, hasher.content_id()
+    hasher = ContentHasher()
+    size_bytes = 0
+    for position, offset, chunks in read_chunks(source, hasher):
+        work.add_places(node_id, position, offset, chunks)
+        size_bytes += sum(chunk.size for chunk in chunks)
+    return size_bytes, hasher.content_id()
 
 
 def _node(node_id: int, parent: int, looked: Looked, content: bytes) -> Node:

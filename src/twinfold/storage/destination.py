@@ -79,6 +79,21 @@ class Destination:
             self.space.release()
             return _open_or_replace_index(own)
 
+    def check_place(self) -> None:
+        """Make sure that the folder, and what the server keeps in it, is where it was.
+
+        Raises:
+            DestinationError: it was moved away, removed or replaced.
+        """
+        own = self.own_folder
+        paths = [self.path, bytes(own / "staging"), bytes(own / "attic"), bytes(own)]
+        for path, fd in zip(paths, self._fds, strict=True):
+            if not _is_same(path, fd):
+                raise DestinationError(
+                    f"{display(path)} was moved, removed or replaced while it was served; "
+                    "nothing more is written. Put it back and start the server again"
+                )
+
     def close(self) -> None:
         """Let go of the folder."""
         self.index.close()
@@ -132,6 +147,14 @@ def _open_or_replace_index(own: Path) -> SqlIndex:
             if file.exists():
                 file.rename(own / f"{aside}.sqlite{ending}")
         return open_index(own / "index.sqlite")
+
+
+def _is_same(path: bytes, fd: int) -> bool:
+    try:
+        there, held = os.stat(path), os.fstat(fd)
+    except OSError:
+        return False
+    return (there.st_dev, there.st_ino) == (held.st_dev, held.st_ino)
 
 
 def _open_own(path: Path) -> int:

@@ -18,8 +18,8 @@ from twinfold.system.durability import rename_new
 
 OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _MOST_OPEN = 256
-_NO_NAME = (errno.ENOENT, errno.EILSEQ, errno.EINVAL, errno.ENAMETOOLONG)
-_NO_DIRECTORY = (*_NO_NAME, errno.ENOTDIR, errno.ELOOP)
+NO_NAME = (errno.ENOENT, errno.EILSEQ, errno.EINVAL, errno.ENAMETOOLONG)
+NO_DIRECTORY = (*NO_NAME, errno.ENOTDIR, errno.ELOOP)
 
 
 class Directories:
@@ -107,7 +107,7 @@ class Directories:
             except PermissionError:
                 return self._open_closed(node, location.name, parent)
         except OSError as error:
-            if error.errno not in _NO_DIRECTORY:
+            if error.errno not in NO_DIRECTORY:
                 raise
             return None
 
@@ -199,6 +199,6 @@ def inode_at(directory: int, name: bytes) -> int | None:
     try:
         return os.stat(name, dir_fd=directory, follow_symlinks=False).st_ino
     except OSError as error:
-        if error.errno not in _NO_NAME:
+        if error.errno not in NO_NAME:
             raise
         return None

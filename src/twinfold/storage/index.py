@@ -30,6 +30,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import DatabaseError
 
+from twinfold.core import session as rules
 from twinfold.core.paths import join
 from twinfold.core.session import FolderSession
 from twinfold.errors import DestinationError, DestinationFullError, FormatError
@@ -52,9 +53,6 @@ from twinfold.storage.transaction import SESSION_FOLDER, SqlTransaction, node_of
 
 HEAD_REVISION = "0001"
 _MOST_PLACES = 16
-_REVISION_BITS = 20
-"""A new index counts on from the time it was made at, so that no epoch and no revision of
-an index that was lost comes again."""
 _ENTRIES_A_GROUP = 1_000
 
 _decode_steps = msgspec.msgpack.Decoder(list[Step]).decode
@@ -138,8 +136,7 @@ def _add_roots(connection: Connection) -> None:
     rows = [blank | {"id": root, "name": b"%d" % root} for root in (TREE, STAGING, ATTIC)]
     connection.execute(insert(tables.nodes), rows)
     connection.execute(insert(tables.counters), {"name": "node", "value": FIRST_FREE_NODE})
-    began = int(time.time())
-    session = FolderSession(epoch=began, revision=began << _REVISION_BITS)
+    session = rules.begin(int(time.time()))
     row = {"folder": SESSION_FOLDER, "session": msgspec.msgpack.encode(session)}
     connection.execute(insert(tables.sessions), row)
 
@@ -270,6 +267,20 @@ class SqlIndex:
         rows = self._read(self._statements.places, (chunk_prefix(chunk_id),), _MOST_PLACES)
         return [Place(row[0], row[1], row[2]) for row in rows if row[3] == chunk_id]
 
+    def node(self, node_id: int) -> Node | None:
+        """Return the node with this id, if there is one."""
+        rows = self._read(self._statements.node, (node_id,))
+        return node_of(rows[0]) if rows else None
+
+    def child(self, parent: int, name: bytes) -> Node | None:
+        """Return the node of that name, if there is one."""
+        rows = self._read(self._statements.child, (parent, name))
+        return node_of(rows[0]) if rows else None
+
+    def children(self, parent: int) -> list[Node]:
+        """Return the nodes in a directory, by name."""
+        return [node_of(row) for row in self._read(self._statements.children, (parent,))]
+
     def location(self, node_id: int) -> Location | None:
         """Return the directory and name of a node, if it is known."""
         rows = self._read(self._statements.parent, (node_id,))
@@ -301,8 +312,7 @@ class SqlIndex:
 
     def find_upload(self, name: bytes) -> Node | None:
         """Return the staged node of an upload, if one is known."""
-        rows = self._read(self._statements.child, (STAGING, name))
-        return node_of(rows[0]) if rows else None
+        return self.child(STAGING, name)
 
     def manifest(self, node_id: int, position: int, count: int) -> list[Chunk]:
         """Return a stretch of a file's manifest."""

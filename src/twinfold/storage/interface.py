@@ -233,6 +233,15 @@ class Index(Protocol):
     def places(self, chunk_id: bytes) -> list[Place]:
         """Return places that may hold the chunk; its bytes must be verified there."""
 
+    def node(self, node_id: int) -> Node | None:
+        """Return the node with this id, if there is one."""
+
+    def child(self, parent: int, name: bytes) -> Node | None:
+        """Return the node of that name, if there is one."""
+
+    def children(self, parent: int) -> list[Node]:
+        """Return the nodes in a directory, by name."""
+
     def location(self, node_id: int) -> Location | None:
         """Return the directory and name of a node, if it is known."""
 
@@ -368,6 +377,9 @@ class Staging(Protocol):
 class Source(Protocol):
     """An open file of the forest that chunks are read from."""
 
+    def looked(self) -> Looked:
+        """Return what the file itself is now; its name is empty."""
+
     def read(self, offset: int, size_bytes: int) -> bytes:
         """Return up to so many bytes from ``offset`` on."""
 
@@ -390,6 +402,13 @@ class Forest(Protocol):
 
         Raises:
             OSError: it is not there, or cannot be read.
+        """
+
+    def look_at(self, root: int, names: Sequence[bytes]) -> Looked | None:
+        """Return what physically stands under one name (a root itself for none), if anything.
+
+        Raises:
+            OSError: it cannot be told.
         """
 
     def rename_in_attic(self, name: bytes, new_name: bytes) -> None:

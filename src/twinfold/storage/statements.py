@@ -23,6 +23,9 @@ class Statements:
             )
         )
         self.node = self._compile(select(nodes).where(nodes.c.id == bindparam("id")))
+        self.children = self._compile(
+            select(nodes).where(nodes.c.parent == bindparam("parent")).order_by(nodes.c.name)
+        )
         self.insert_node = self._compile(insert(nodes))
         self.delete_node = self._compile(delete(nodes).where(nodes.c.id == bindparam("old")))
         self.insert_place = self._compile(insert(places))

@@ -20,7 +20,13 @@ from contextlib import contextmanager
 from twinfold.model import PERMISSION_BITS, RESERVED_ROOT_NAME, Kind
 from twinfold.storage.attic import purge
 from twinfold.storage.collisions import Neighbours
-from twinfold.storage.directories import OPEN_DIRECTORY, inode_at, set_aside
+from twinfold.storage.directories import (
+    NO_DIRECTORY,
+    NO_NAME,
+    OPEN_DIRECTORY,
+    inode_at,
+    set_aside,
+)
 from twinfold.storage.interface import (
     ATTIC,
     STAGING,
@@ -43,6 +49,10 @@ class Source:
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
+
+    def looked(self) -> Looked:
+        """Return what the file itself is now; its name is empty."""
+        return _looked(b"", os.fstat(self._fd), b"")
 
     def read(self, offset: int, size_bytes: int) -> bytes:
         """Return up to so many bytes from ``offset`` on."""
@@ -101,13 +111,26 @@ class Tree:
             own_inode = inode_at(fd, RESERVED_ROOT_NAME) if is_top else None
             children = []
             for name in found:
-                status = os.stat(name, dir_fd=fd, follow_symlinks=False)
-                if status.st_ino == own_inode:
-                    continue
-                is_link = stat.S_ISLNK(status.st_mode)
-                target = os.readlink(name, dir_fd=fd) if is_link else b""
-                children.append(_looked(name, status, target))
+                looked = _look_at(fd, name)
+                if looked is not None and looked.inode != own_inode:
+                    children.append(looked)
         return DirectoryListing(itself, children)
+
+    def look_at(self, root: int, names: Sequence[bytes]) -> Looked | None:
+        """Return what physically stands under one name (a root itself for none), if anything.
+
+        Raises:
+            OSError: it cannot be told.
+        """
+        if not names:
+            return _looked(b"", os.fstat(self._roots[root]), b"")
+        try:
+            with self._directory(root, names[:-1]) as fd:
+                return _look_at(fd, names[-1])
+        except OSError as error:
+            if error.errno not in NO_DIRECTORY:
+                raise
+            return None
 
     def rename_in_attic(self, name: bytes, new_name: bytes) -> None:
         """Give an object of the attic another name."""
@@ -146,6 +169,18 @@ class Tree:
 
 
 _KINDS = {stat.S_IFREG: Kind.FILE, stat.S_IFDIR: Kind.DIRECTORY, stat.S_IFLNK: Kind.SYMLINK}
+
+
+def _look_at(directory: int, name: bytes) -> Looked | None:
+    try:
+        status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        is_link = stat.S_ISLNK(status.st_mode)
+        target = os.readlink(name, dir_fd=directory) if is_link else b""
+    except OSError as error:
+        if error.errno not in NO_NAME:
+            raise
+        return None
+    return _looked(name, status, target)
 
 
 def _looked(name: bytes, status: os.stat_result, target: bytes) -> Looked:
