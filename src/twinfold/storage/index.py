@@ -72,6 +72,7 @@ def open_index(path: Path) -> SqlIndex:
     event.listen(engine, "begin", _begin_immediate)
     try:
         _migrate(engine, path)
+        _check_pages(engine, path)
         return SqlIndex(engine)
     except DatabaseError as error:
         engine.dispose()
@@ -110,6 +111,15 @@ def _migrate(engine: Engine, path: Path) -> None:
             )
         _run_migrations(connection)
         _add_roots(connection)
+
+
+def _check_pages(engine: Engine, path: Path) -> None:
+    """Read all of the index once, so that damage in its middle is not met later."""
+    with engine.connect() as connection:
+        found = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()
+    if found != "ok":
+        engine.dispose()
+        raise DamagedIndexError(f"the index {path} is damaged: {found}")
 
 
 def _run_migrations(connection: Connection) -> None:
@@ -188,11 +198,17 @@ class SqlIndex:
         return driver.cursor()
 
     def _read(self, sql: str, parameters: tuple[Any, ...], most: int = -1) -> list[Any]:
-        with self._reader_lock:
-            found = self._reader.cursor().execute(sql, parameters)
-            rows: list[Any] = found.fetchall() if most < 0 else found.fetchmany(most)
-            found.close()
-            return rows
+        try:
+            with self._reader_lock:
+                found = self._reader.cursor().execute(sql, parameters)
+                rows: list[Any] = found.fetchall() if most < 0 else found.fetchmany(most)
+                found.close()
+                return rows
+        except sqlite3.DatabaseError as error:
+            raise DamagedIndexError(
+                f"the server's index cannot be read ({error}); start the server again: it is "
+                "made anew from the files if it is damaged"
+            ) from error
 
     @property
     def is_surveyed(self) -> bool:
