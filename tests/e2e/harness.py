@@ -320,6 +320,13 @@ class Pair:
         except (FileNotFoundError, NotADirectoryError):
             return {}
 
+    def has_in_attic(self, data: bytes) -> bool:
+        """Tell whether a file of the attic has just this content."""
+        return any(
+            path.is_file() and not path.is_symlink() and path.read_bytes() == data
+            for path in (self.dest / ".twinfold" / "attic").rglob("*")
+        )
+
     def assert_equal(self, below: str = "") -> None:
         """Check that source and destination are equal now."""
         found = self.differences(below)

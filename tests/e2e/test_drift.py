@@ -20,15 +20,6 @@ pytestmark = pytest.mark.process
 MIB = 1 << 20
 
 
-def in_attic(pair: Pair, data: bytes) -> bool:
-    """Tell whether a file of the attic has just this content."""
-    attic = pair.dest / ".twinfold" / "attic"
-    return any(
-        path.is_file() and not path.is_symlink() and path.read_bytes() == data
-        for path in attic.rglob("*")
-    )
-
-
 def fill(source: Path) -> None:
     (source / "folder" / "below").mkdir(parents=True)
     (source / "folder" / "one").write_bytes(random_bytes(50_000, "one"))
@@ -131,7 +122,7 @@ def test_what_changed_while_the_server_was_stopped_is_healed_at_once(
     pair.restart_server()
     pair.sync()
     if foreign is not None:
-        assert in_attic(pair, foreign)
+        assert pair.has_in_attic(foreign)
 
 
 @pytest.mark.parametrize("change", KINDS)
@@ -147,7 +138,7 @@ def test_a_live_client_heals_after_a_restart_of_the_server(
     pair.settle()
     pair.converge()
     if foreign is not None:
-        assert in_attic(pair, foreign)
+        assert pair.has_in_attic(foreign)
 
 
 def test_content_renamed_at_the_destination_is_not_sent_again(pair: Pair) -> None:

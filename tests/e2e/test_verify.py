@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from tests.e2e.harness import LIMIT_S, Pair, Result, assert_one_line, run
-from tests.e2e.test_drift import in_attic
 from tests.e2e.trees import make_museum, make_small_files, random_bytes, snapshot, write_random
 
 assert sys.platform != "win32"
@@ -135,8 +134,8 @@ def test_everything_that_differs_is_listed_and_healed(pair: Pair, live: bool) ->
     }
     assert {at for at, _ in differing.values()} == {"destination"}
     pair.assert_equal()
-    assert in_attic(pair, b"edited")
-    assert in_attic(pair, b"extra")
+    assert pair.has_in_attic(b"edited")
+    assert pair.has_in_attic(b"extra")
     again = verify(pair)
     assert again.code == 0, again
 
@@ -160,7 +159,7 @@ def test_bit_rot_at_the_destination_is_healed(pair: Pair, live: bool) -> None:
     assert result.code == 3, result
     assert found(result) == {"file": ("destination", ["content"])}
     pair.assert_equal()
-    assert in_attic(pair, rotten)
+    assert pair.has_in_attic(rotten)
     assert verify(pair).code == 0
 
 
@@ -183,7 +182,7 @@ def test_bit_rot_at_the_source_does_not_reach_the_destination(pair: Pair) -> Non
     os.utime(pair.source / "file")
     assert verify(pair).code == 0
     pair.assert_equal()
-    assert in_attic(pair, data)
+    assert pair.has_in_attic(data)
 
 
 def test_what_changes_meanwhile_is_no_difference(pair: Pair) -> None:

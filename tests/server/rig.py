@@ -150,6 +150,7 @@ class Rig:
         self.committer.discard_leftovers()
         if not self.index.is_surveyed:
             self.survey().run()
+        self.survey().take_in_attic()
         self.committer.open_session(OpenSession(1, b"client", b"process", "name"), active=False)
 
     def __enter__(self) -> Self:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from tests.server.drifting import EDITS, Checking, Edit, check, contents, edit_all
@@ -59,7 +59,10 @@ def change_for(path: bytes, entry: tuple[object, ...]) -> Change:
 
 
 @settings(
-    max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=50,
+    deadline=None,
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(batches=st.lists(BATCH, min_size=1, max_size=3), edits=EDITS, restart=st.booleans())
 def test_any_drift_heals_and_nothing_is_lost(
@@ -233,6 +236,18 @@ def test_our_own_steps_are_not_taken_for_drift(batches: list[list[Draw]]) -> Non
             assert rig.messages == []
             assert rig.index.session().epoch == session.epoch
             check_equal(rig, model)
+
+
+async def test_an_edit_before_recovery_is_found(scratch: Path) -> None:
+    """What changed between a crash and the next start is not taken for what was written."""
+    with Rig(scratch) as rig:
+        rig.apply([put(b"f", b"1"), put(b"g", b"1")], [b"1"])
+    (scratch / "f").write_bytes(b"2")
+    os.utime(scratch / "f", ns=(5, 5))
+    with Rig(scratch) as rig:
+        await check(rig)
+        assert set(rig.tree()) == {b"g"}
+        assert rig.attic() == {b"2": 1}
 
 
 async def test_drift_ends_the_epoch_once(scratch: Path) -> None:

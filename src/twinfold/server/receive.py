@@ -72,6 +72,7 @@ class Receiver:
         await self._pending.in_commit_thread(self._committer.discard_leftovers)
         if not self._index.is_surveyed:
             await self._pending.in_commit_thread(survey.run)
+        await self._pending.in_commit_thread(survey.take_in_attic)
         return asyncio.create_task(self._pending.commit_forever())
 
     async def open_session(self, request: OpenSession, address: str = "") -> protocol.Session:

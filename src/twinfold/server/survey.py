@@ -15,9 +15,10 @@ from twinfold.core.manifest import ContentHasher
 from twinfold.core.paths import display
 from twinfold.model import Kind
 from twinfold.server.events import Indexing, Listener, Message
-from twinfold.server.takein import read_chunks
+from twinfold.server.takein import read_chunks, read_object, record
 from twinfold.storage.interface import (
     ATTIC,
+    DOOMED_PREFIX,
     STAGING,
     TREE,
     DirectoryListing,
@@ -59,6 +60,49 @@ class Survey:
             work.save(_node(TREE, 0, top.itself, b""), moved=False)
         if self._files:
             self._listener(Indexing(self._files, self._size_bytes, is_done=True))
+
+    def take_in_attic(self) -> None:
+        """Learn what the attic holds and the index does not know, and forget what it lost.
+
+        That is so after an index was put back from an older copy. What is found gets names
+        that no later entry can get; nothing of it is deleted before its time.
+
+        Raises:
+            OSError: the forest cannot be read.
+        """
+        known = {node.name: node for node in self._index.children(ATTIC)}
+        found = [
+            looked
+            for looked in self._forest.look(ATTIC, []).children
+            if known.pop(looked.name, None) is None and not looked.name.startswith(DOOMED_PREFIX)
+        ]
+        with self._index.transaction() as work:
+            for node in known.values():
+                work.forget(node.id)
+        for looked in found:
+            self._take_in(looked)
+        if found:
+            self._listener(
+                Message(
+                    f"the attic holds {len(found):,} entries that the index did not know; they are "
+                    "kept. Was an older index put back?"
+                )
+            )
+
+    def _take_in(self, looked: Looked) -> None:
+        name = looked.name
+        if not name.startswith((b"kept-", b"found-")):
+            name = b"kept-%d-" % self._now_ns + name
+            self._forest.rename_in_attic(looked.name, name)
+        with self._index.transaction() as work:
+            node = _node(work.new_id(), ATTIC, looked, b"")
+            node = msgspec.structs.replace(node, name=name)
+            work.save(node, moved=True)
+            work.add_to_attic(node.id, looked.name, self._now_ns)
+        ids: dict[int, int] = {}
+        for group in read_object(self._forest, node, lambda: None):
+            with self._index.transaction() as work:
+                record(work, group, ids)
 
     def _forget_what_a_crash_left(self) -> None:
         with self._index.transaction() as work:

@@ -74,6 +74,7 @@ def open_index(path: Path) -> SqlIndex:
     event.listen(engine, "begin", _begin_immediate)
     try:
         _migrate(engine, path)
+        _check_pages(engine, path)
         return SqlIndex(engine)
     except DatabaseError as error:
         engine.dispose()
@@ -116,6 +117,15 @@ def _migrate(engine: Engine, path: Path) -> None:
             )
         _run_migrations(connection)
         _add_roots(connection)
+
+
+def _check_pages(engine: Engine, path: Path) -> None:
+    """Read all of the index once, so that damage in its middle is not met later."""
+    with engine.connect() as connection:
+        found = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()
+    if found != "ok":
+        engine.dispose()
+        raise DamagedIndexError(f"the index {path} is damaged: {found}")
 
 
 def _run_migrations(connection: Connection) -> None:

@@ -50,6 +50,9 @@ from twinfold.storage.perform import (
     rename,
 )
 
+UNREAD_CTIME_NS = 0
+"""Recorded of a file that stood unwatched for a while: the next check reads it."""
+
 
 class Recovery:
     """One run over steps of which any part may have been done."""
@@ -115,7 +118,8 @@ class Recovery:
         for ending in self._attributes.values():
             if ending.node not in self._kept and ending.node not in self._refused:
                 self._give_attributes(ending)
-        identities = [*self._identities.values(), *self._directories.remade]
+        unread = [(node, inode, UNREAD_CTIME_NS) for node, inode, _ in self._identities.values()]
+        identities = [*unread, *self._directories.remade]
         return Performed(identities, self._directories.found, list(self._refused.values()))
 
     def close(self) -> None:

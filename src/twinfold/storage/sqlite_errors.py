@@ -12,7 +12,10 @@ DISK_ERRORS = (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CAN
 
 def unreadable(error: BaseException) -> DestinationError:
     """Return the error that says that reading failed."""
-    return DestinationError(f"the server's index cannot be read: {error}")
+    return DestinationError(
+        f"the server's index cannot be read ({error}); start the server again: it is made anew"
+        " from the files if it is damaged"
+    )
 
 
 def code_of(error: Exception) -> int:
