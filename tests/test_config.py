@@ -20,6 +20,7 @@ from twinfold.config import (
     parse_timeout,
 )
 from twinfold.errors import UsageError
+from twinfold.protocol import MIN_BYTES_PER_S
 
 PRINTABLE = "".join(chr(code) for code in range(0x21, 0x7F))
 HOST_NAMES = st.from_regex(r"[a-z][a-z0-9-]{0,20}(\.[a-z]{2,5})?", fullmatch=True)
@@ -145,13 +146,16 @@ def test_wrong_durations_are_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "rate"), [("1", 1), ("500K", 512_000), ("10M", 10 << 20), ("0.5G", 1 << 29)]
+    ("text", "rate"),
+    [("1K", 1_024), ("2000", 2_000), ("500K", 512_000), ("10M", 10 << 20), ("0.5G", 1 << 29)],
 )
 def test_rates(text: str, rate: int) -> None:
     assert parse_rate(text) == rate
 
 
-@pytest.mark.parametrize("text", ["", "0", "0M", "-1", "10m", "10 M", "9" * 400, "1e3", "inf"])
+@pytest.mark.parametrize(
+    "text", ["", "0", "0M", "1", "0.9K", "-1", "10m", "10 M", "9" * 400, "1e3", "inf"]
+)
 def test_wrong_rates_are_refused(text: str) -> None:
     with pytest.raises(UsageError, match="--limit"):
         parse_rate(text)
@@ -177,3 +181,8 @@ def test_timeouts(text: str, seconds: float) -> None:
 def test_wrong_timeouts_are_refused(text: str) -> None:
     with pytest.raises(UsageError, match="--timeout"):
         parse_timeout(text)
+
+
+def test_the_least_rate_is_borne_by_servers() -> None:
+    """A client that keeps its limit is not taken for one that trickles."""
+    assert parse_rate("1K") >= 2 * MIN_BYTES_PER_S

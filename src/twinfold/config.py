@@ -16,6 +16,7 @@ from twinfold.errors import UsageError
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8730
 DEFAULT_KEEP = "30d"
+LEAST_RATE_BYTES_PER_S = 1 << 10
 
 _INVITE_SCHEME = "twinfold"
 _DURATION_UNITS_S = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
@@ -206,15 +207,15 @@ def parse_timeout(text: str) -> float:
 
 
 def parse_rate(text: str) -> int:
-    """Return the bytes per second in ``10M`` (10 MiB/s), ``500K``, ``1G``.
+    """Return the bytes per second in ``10M`` (10 MiB/s), ``500K``, ``1G``; 1K is the least.
 
     Raises:
-        UsageError: it is written otherwise, or is 0.
+        UsageError: it is written otherwise, or is so little that servers would give up.
     """
     match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)([KMG]?)", text)
     rate = int(float(match[1]) * _SIZE_UNITS_BYTES[match[2]]) if match else 0
-    if rate <= 0:
-        raise UsageError(f"--limit {text!r} is not a rate such as 10M, 500K or 1G")
+    if rate < LEAST_RATE_BYTES_PER_S:
+        raise UsageError(f"--limit {text!r} is not a rate such as 10M, 500K or 1G, at least 1K")
     return rate
 
 

@@ -156,6 +156,26 @@ async def test_missing_chunks_are_named_and_taken_in_several_requests(scratch: P
         assert chunks_of((scratch / "f").read_bytes()) == chunks
 
 
+async def test_a_request_repeated_while_content_comes_is_answered(scratch: Path) -> None:
+    """A client whose connection was cut comes again while the server still stores what it had."""
+    contents = [b"%d" % number for number in range(4_000)]
+    header = Batch([put(b"f%d" % number, data) for number, data in enumerate(contents)])
+    chunks = [Chunk(chunk_id(data), len(data)) for data in contents]
+    switched_s = sys.getswitchinterval()
+    async with serving(scratch) as service:
+        session = await service.open_as(b"c")
+        await service.send(session, 1, header)
+        everything = ChunkFrame(chunks, b"".join(contents))
+        sys.setswitchinterval(1e-6)
+        try:
+            storing = asyncio.create_task(service.send(session, 1, everything))
+            while not storing.done():
+                await service.send(session, 1)
+            assert (await storing).revision == session.revision + 1
+        finally:
+            sys.setswitchinterval(switched_s)
+
+
 async def test_bytes_with_another_hash_are_refused(scratch: Path) -> None:
     """Nothing of the frame is used; the right bytes are still welcome."""
     async with serving(scratch) as service:

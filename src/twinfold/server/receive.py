@@ -221,7 +221,8 @@ class Receiver:
         batch is committed.
         """
         staged = pending.staged
-        missing = [chunk for chunk in staged.wanted if chunk not in staged.promised]
+        # A copy: another request of this batch may be storing chunks at this moment.
+        missing = [chunk for chunk in list(staged.wanted) if chunk not in staged.promised]
         if missing or pending.is_complete:
             return missing
         if staged.wanted:
