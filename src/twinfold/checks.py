@@ -9,6 +9,7 @@ from pathlib import Path
 
 from twinfold.core.paths import display
 from twinfold.errors import DestinationError, SourceError, UsageError
+from twinfold.model import RESERVED_ROOT_NAME
 
 
 def check_source(given: str) -> bytes:
@@ -57,7 +58,9 @@ def check_destination(given: str) -> bytes:
         ) from error
     if not os.path.isdir(path):
         raise UsageError(f"DEST {display(path)} is not a folder; name a folder")
-    if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+    # A server gives DEST the mode of a SOURCE that is read-only, and can lift it again.
+    is_ours = os.access(os.path.join(path, RESERVED_ROOT_NAME), os.W_OK | os.X_OK)
+    if not os.access(path, os.R_OK | os.X_OK | (0 if is_ours else os.W_OK)):
         raise DestinationError(f"DEST {display(path)} cannot be written to; check its permissions")
     return os.path.realpath(path)
 

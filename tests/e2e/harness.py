@@ -59,10 +59,11 @@ def run(
     state: Path,
     env: dict[str, str] | None = None,
     timeout_s: float = LIMIT_S,
+    prefix: Sequence[str] = (),
 ) -> Result:
     """Run a command to its end."""
     ended = subprocess.run(
-        command(list(arguments)),
+        [*prefix, *command(list(arguments))],
         env=environment(state, env),
         capture_output=True,
         text=True,
@@ -294,7 +295,8 @@ class Pair:
     def once(self, *options: str | Path, proxy: Proxy | None = None) -> Result:
         """Run ``client --once`` to its end."""
         words = self.client_words("--once", *options, proxy=proxy)
-        return run(*words, state=self.client_state, timeout_s=4 * LIMIT_S)
+        prefix = self.client_prefix
+        return run(*words, state=self.client_state, timeout_s=4 * LIMIT_S, prefix=prefix)
 
     def sync(self, *options: str | Path, proxy: Proxy | None = None) -> Event:
         """Run ``client --once``, check that all is equal, return its in_sync event."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import stat
 import sys
 import tempfile
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
 from blake3 import blake3
 
 SERVER_FOLDER = b".twinfold"
@@ -99,6 +101,18 @@ def differences(expected: Tree, found: Tree, limit: int = 20) -> list[str]:
 def _fields_that_differ(left: Node, right: Node) -> str:
     pairs = zip(left._fields, left, right, strict=True)
     return ", ".join(f"{field} {a!r} != {b!r}" for field, a, b in pairs if a != b)
+
+
+def plain_user() -> list[str]:
+    """Return the words before a command that keep it from what a mode forbids, as all but root are.
+
+    Root without capabilities is an owner like any other, and may use the same interpreter.
+    """
+    if permissions_bind():
+        return []
+    if shutil.which("setpriv") is None:
+        pytest.skip("needs setpriv, to keep root from what modes forbid")
+    return ["setpriv", "--bounding-set=-all", "--inh-caps=-all"]
 
 
 def permissions_bind() -> bool:

@@ -7,8 +7,8 @@ import sys
 if sys.platform == "win32":
     collect_ignore_glob = ["test_*.py"]
 else:
-    from tests.e2e.fixtures import pair
+    from tests.e2e.fixtures import live, pair, stage
     from tests.server.fixtures import plain_umask, scratch
     from tests.worlds.fixtures import decomposing, folding
 
-    __all__ = ["decomposing", "folding", "pair", "plain_umask", "scratch"]
+    __all__ = ["decomposing", "folding", "live", "pair", "plain_umask", "scratch", "stage"]

@@ -17,6 +17,13 @@ ROOT = Path(__file__).resolve().parents[2]
 @contextmanager
 def mounted(folder: Path, *options: str) -> Iterator[Path]:
     """Mount a file system of `folding_fs` for as long as the block lasts."""
+    with served(folder, *options):
+        yield folder
+
+
+@contextmanager
+def served(folder: Path, *options: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Mount a file system of `folding_fs`; the process that serves it takes signals."""
     if sys.platform != "linux":
         pytest.skip("needs Linux's FUSE")
     if os.geteuid() != 0 or not os.access("/dev/fuse", os.R_OK | os.W_OK):
@@ -30,7 +37,7 @@ def mounted(folder: Path, *options: str) -> Iterator[Path]:
             pytest.skip("needs the right to mount")
         assert answer == b"mounted\n", "see standard error"
         try:
-            yield folder
+            yield process
         finally:
             subprocess.run(["umount", "--lazy", folder], check=True)
             process.terminate()

@@ -5,7 +5,8 @@
 
 It speaks the kernel's FUSE protocol itself (version 7.31): no library is needed, only Linux
 and the right to mount. It lives as long as its process; the first line on standard output
-says that it is mounted. Nodes are never freed: it is for tests.
+says that it is mounted. SIGUSR1 makes it read-only, SIGUSR2 writable again, as a disk that is in
+trouble is. Nodes are never freed: it is for tests.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import contextlib
 import ctypes
 import errno
 import os
+import signal
 import stat
 import struct
 import time
@@ -46,6 +48,7 @@ _DIRECTORY_ENTRY = struct.Struct("<QQII")
 _SET_MODE, _SET_UID, _SET_GID, _SET_SIZE = 1, 2, 4, 8
 _SET_ATIME, _SET_MTIME, _ATIME_NOW, _MTIME_NOW = 16, 32, 128, 256
 _NOREPLACE = 1
+_WRITING = {4, 6, 8, 9, 10, 11, 12, 13, 16, 35, 45}
 
 
 @dataclass
@@ -91,6 +94,7 @@ class FoldingFileSystem:
         self._fold_form = fold_form
         self._store_decomposed = store_decomposed
         self._forbidden = forbidden.encode()
+        self.is_read_only = False
         self._nodes = {_ROOT: Node(_ROOT, stat.S_IFDIR | 0o755, os.geteuid(), os.getegid())}
         self._listings: dict[int, list[tuple[bytes, int]]] = {}
         self._next = _ROOT + 1
@@ -128,6 +132,8 @@ class FoldingFileSystem:
 
     def answer(self, operation: int, request: Request) -> bytes:
         """Do what was asked; return the answer's body."""
+        if self.is_read_only and operation in _WRITING:
+            raise OSError(errno.EROFS, "read-only by now")
         work = self._operations.get(operation)
         if work is None:
             raise OSError(errno.ENOSYS, "not here")
@@ -375,16 +381,20 @@ def main() -> None:
     except PermissionError:
         print("not permitted", flush=True)
         return
-    print("mounted", flush=True)
-    serve(
-        device,
-        FoldingFileSystem(
-            fold_case=options.fold_case,
-            fold_form=options.fold_form,
-            store_decomposed=options.store_decomposed,
-            forbidden=options.forbid,
-        ),
+    file_system = FoldingFileSystem(
+        fold_case=options.fold_case,
+        fold_form=options.fold_form,
+        store_decomposed=options.store_decomposed,
+        forbidden=options.forbid,
     )
+
+    def switch(number: int, _frame: object) -> None:
+        file_system.is_read_only = number == signal.SIGUSR1
+
+    signal.signal(signal.SIGUSR1, switch)
+    signal.signal(signal.SIGUSR2, switch)
+    print("mounted", flush=True)
+    serve(device, file_system)
 
 
 if __name__ == "__main__":

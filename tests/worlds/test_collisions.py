@@ -208,6 +208,16 @@ def test_a_filled_folder_is_adopted_under_the_names_it_has(folding: Path) -> Non
         assert rig.attic() == {b"small": 1}
 
 
+def test_the_servers_own_folder_may_have_been_made_by_another_name(folding: Path) -> None:
+    """It is no entry, however it is written."""
+    (folding / "dest" / ".Twinfold").mkdir(parents=True)
+    with Rig(folding / "dest", adopt=True) as rig:
+        assert rig.entries() == []
+        assert apply(rig, file(b"f")) == []
+        assert set(rig.tree()) >= {b"f"}
+        assert [entry.path for entry in rig.entries()] == [b"f"]
+
+
 def test_forms_are_one_name_where_the_disk_keeps_its_own(decomposing: Path) -> None:
     """A name goes by what the source calls it, however the disk writes it."""
     dest = decomposing / "dest"

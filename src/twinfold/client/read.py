@@ -12,10 +12,11 @@ from collections.abc import Iterator, Sequence
 
 from blake3 import blake3
 
-from twinfold.client.tree import Directory, facts_of, open_path, representable, signed
+from twinfold.client.tree import Directory, facts_of, open_path, signed
 from twinfold.core.chunking import MIN_SIZE_BYTES, cut_lengths
 from twinfold.core.manifest import EMPTY_CONTENT, ContentHasher
 from twinfold.core.planning import FILE, UNSETTLED_CTIME_NS, Facts, is_racy
+from twinfold.core.times import kept_time_ns
 from twinfold.errors import DescriptorsError
 from twinfold.model import Chunk
 
@@ -197,7 +198,7 @@ def is_unchanged(fd: int, facts: Facts) -> bool:
     _, mode, size, mtime_ns, ctime_ns, dev, inode = facts
     return (
         status.st_ctime_ns == ctime_ns
-        and representable(status.st_mtime_ns) == mtime_ns
+        and kept_time_ns(status.st_mtime_ns) == mtime_ns
         and status.st_size == size
         and signed(status.st_ino) == inode
         and signed(status.st_dev) == dev

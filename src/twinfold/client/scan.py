@@ -34,6 +34,7 @@ from twinfold.core.planning import (
     compare_directory,
     differs_in_attributes,
 )
+from twinfold.core.times import TIME_NOT_KEPT, names_not_kept
 from twinfold.errors import SourceError, SourceVanishedError
 from twinfold.model import (
     RESERVED_ROOT_NAME,
@@ -152,6 +153,8 @@ class Scan:
         if deletions:
             self._plan_directory(path, child, facts)
         kept = tools.ignore.without_ignored(path, listing)
+        for name in names_not_kept((name, facts[3]) for name, facts in kept.items()):
+            self.note_problem(join(path, name), TIME_NOT_KEPT)
         children = self._plan_entries(directory, path, child.node, kept, known, deletions)
         tools.problems.clear_doubted()
         return children

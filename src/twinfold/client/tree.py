@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Protocol
 
 from twinfold.core.planning import DIRECTORY, FILE, OTHER, SYMLINK, Facts
+from twinfold.core.times import kept_time_ns
 from twinfold.model import PERMISSION_BITS
 
 if sys.platform == "win32":
@@ -58,21 +59,15 @@ def facts_of(status: os.stat_result) -> Facts:
             FILE,
             mode & PERMISSION_BITS,
             status.st_size,
-            representable(status.st_mtime_ns),
+            kept_time_ns(status.st_mtime_ns),
             status.st_ctime_ns,
             dev,
             inode,
         )
     if kind == DIRECTORY:
-        return Facts(
-            DIRECTORY, mode & PERMISSION_BITS, 0, representable(status.st_mtime_ns), 0, dev, inode
-        )
+        mtime_ns = kept_time_ns(status.st_mtime_ns)
+        return Facts(DIRECTORY, mode & PERMISSION_BITS, 0, mtime_ns, 0, dev, inode)
     return Facts(kind, 0, 0, 0, status.st_ctime_ns, dev, inode)
-
-
-def representable(time_ns: int) -> int:
-    """Return the nearest time that fits into signed 64 bits: they end in 1677 and in 2262."""
-    return max(-_SIGNED_MAX - 1, min(time_ns, _SIGNED_MAX))
 
 
 def signed(value: int) -> int:

@@ -275,7 +275,9 @@ class Committer:
         self._open_steps = 0
         for entry in refused:
             if entry.kept_as.startswith(DOOMED_PREFIX):
-                self._forest.purge(entry.kept_as)
+                # What cannot be deleted now is when the attic is thinned out.
+                with contextlib.suppress(OSError):
+                    self._forest.purge(entry.kept_as)
 
     def _settle_in(self, work: IndexTransaction) -> None:
         work.clear_intents()

@@ -63,12 +63,12 @@ class Destination:
             _open_own(own / "attic"),
             os.open(own, _DIRECTORY),
         ]
-        self.untold = names_untold(self._fds[1])
         self.space = Space(self._fds[3])
         self.staging = Staging(self._fds[1])
         self.index: SqlIndex = self._open_index(own)
         self.index.on_full = self.space.release
         tree, staging, attic, _ = self._fds
+        self.untold = names_untold(staging)
         self.tree = Tree(tree, staging, attic, self.index.neighbours)
         self.space.hold()
 

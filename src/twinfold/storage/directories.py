@@ -17,6 +17,7 @@ from twinfold.system.attributes import allow_owner
 from twinfold.system.durability import rename_new
 
 OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_REACH = 0o500
 _MOST_OPEN = 256
 NO_NAME = (errno.ENOENT, errno.EILSEQ, errno.EINVAL, errno.ENAMETOOLONG)
 NO_DIRECTORY = (*NO_NAME, errno.ENOTDIR, errno.ELOOP)
@@ -46,6 +47,8 @@ class Directories:
         self._open: OrderedDict[int, int] = OrderedDict()
         self._searching: set[int] = set()
         self._borrowed: dict[int, int] = {}
+        self._shut: set[int] = set()
+        self._open_up(TREE, roots[TREE])
         self.found: list[Found] = []
         self.remade: list[tuple[int, int, int]] = []
 
@@ -58,6 +61,9 @@ class Directories:
         """Close all directories but the roots."""
         while self._open:
             self._close(*self._open.popitem())
+        mode = self._borrowed.pop(TREE, None)
+        if mode is not None:
+            os.fchmod(self.roots[TREE], mode)
 
     def moved(self, node: int, location: Location) -> None:
         """Learn that a directory is at ``location`` from now on."""
@@ -66,14 +72,18 @@ class Directories:
     def descriptor(self, node: int) -> int:
         """Return the descriptor of a directory, good until `trim` or `close`.
 
+        What is in the directory can be reached by it, whatever its bits are otherwise.
+
         Raises:
             FileNotFoundError: it is nowhere where it could be.
         """
-        if node in self.roots:
-            return self.roots[node]
-        fd = self._open.get(node)
-        if fd is not None:
+        fd = self.roots.get(node)
+        if fd is None and (fd := self._open.get(node)) is not None:
             self._open.move_to_end(node)
+        if fd is not None:
+            if node in self._shut:
+                self._shut.discard(node)
+                self._open_up(node, fd)
             return fd
         if node in self._searching:
             raise FileNotFoundError(errno.ENOENT, "a directory of the index is gone")
@@ -82,7 +92,15 @@ class Directories:
             fd = self._open[node] = self._search(node)
         finally:
             self._searching.discard(node)
+        self._open_up(node, fd)
         return fd
+
+    def _open_up(self, node: int, fd: int) -> None:
+        """Let the owner reach what is in a directory; its bits come back when it is closed."""
+        mode = stat.S_IMODE(os.fstat(fd).st_mode)
+        if mode & _REACH != _REACH and not _is_reachable(fd):
+            self._borrowed.setdefault(node, mode)
+            os.fchmod(fd, mode | _REACH)
 
     def _search(self, node: int) -> int:
         candidates = self._candidates(node)
@@ -128,9 +146,12 @@ class Directories:
         self._borrowed.pop(node, None)
         if stat.S_IMODE(os.fstat(fd).st_mode) != mode:
             os.fchmod(fd, mode)
+        if mode & _REACH != _REACH:
+            self._shut.add(node)
         return fd
 
     def _close(self, node: int, fd: int) -> None:
+        self._shut.discard(node)
         mode = self._borrowed.pop(node, None)
         if mode is not None:
             os.fchmod(fd, mode)
@@ -184,6 +205,11 @@ class Directories:
         for fd in descriptors:
             if fd not in own:
                 os.fchmod(fd, stat.S_IMODE(os.fstat(fd).st_mode) | 0o700)
+
+
+def _is_reachable(directory: int) -> bool:
+    """Tell whether we may reach what is in a directory, as root may whatever its bits are."""
+    return os.access(b".", os.R_OK | os.X_OK, dir_fd=directory, effective_ids=True)
 
 
 def set_aside(directory: int, name: bytes, attic: int) -> bytes:

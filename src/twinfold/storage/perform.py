@@ -14,7 +14,7 @@ from twinfold.core.paths import display
 from twinfold.core.windows_names import why_not_on_windows
 from twinfold.errors import DestinationError
 from twinfold.model import Kind
-from twinfold.storage.directories import OPEN_DIRECTORY, Directories
+from twinfold.storage.directories import Directories
 from twinfold.storage.interface import (
     ATTIC,
     DOOMED_PREFIX,
@@ -28,7 +28,7 @@ from twinfold.storage.interface import (
     SetAside,
     Step,
 )
-from twinfold.system.attributes import set_file_attributes
+from twinfold.system.attributes import allow_owner, set_file_attributes
 from twinfold.system.bulk import NewName, rename_files
 from twinfold.system.durability import rename_new
 
@@ -159,7 +159,8 @@ def rename(
 ) -> None:
     """Rename the object of a step from ``location`` to its target.
 
-    Directories whose bits forbid the rename are made writable.
+    Directories whose bits forbid the rename are made writable; a directory that is moved
+    gets its recorded attributes afterwards.
 
     Raises:
         FileExistsError: something stands there that the step does not replace.
@@ -169,11 +170,7 @@ def rename(
     except PermissionError:
         directories.widen(source, target)
         if step.kind is Kind.DIRECTORY:
-            fd = os.open(location.name, OPEN_DIRECTORY, dir_fd=source)
-            try:
-                directories.widen(fd)
-            finally:
-                os.close(fd)
+            allow_owner(location.name, source)
         _rename(directories, step.target, location.name, source, target, replaces=replaces)
 
 

@@ -17,6 +17,7 @@ import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from twinfold.core.times import kept_time_ns
 from twinfold.model import PERMISSION_BITS, RESERVED_ROOT_NAME, Kind
 from twinfold.storage.attic import purge
 from twinfold.storage.collisions import Neighbours
@@ -188,7 +189,7 @@ def _looked(name: bytes, status: os.stat_result, target: bytes) -> Looked:
         name,
         _KINDS.get(stat.S_IFMT(status.st_mode)),
         status.st_mode & PERMISSION_BITS,
-        status.st_mtime_ns,
+        kept_time_ns(status.st_mtime_ns),
         status.st_size,
         target,
         status.st_ino,
