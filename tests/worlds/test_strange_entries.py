@@ -194,23 +194,23 @@ def toggling(name: Path, target: Path) -> Iterator[None]:
         swapping.join()
 
 
-def test_a_directory_of_the_source_that_is_a_symlink_at_times(live: Live, tmp_path: Path) -> None:
+def test_a_directory_of_the_source_that_is_a_symlink_at_times(pair: Pair, tmp_path: Path) -> None:
     """Nothing is ever read through it."""
     outside = tmp_path / "outside"
     outside.mkdir()
     secret = random_bytes(3_000, "secret")
     for number in range(30):
         (outside / f"f{number}").write_bytes(secret)
-    swapped = live.folder / "d"
+    swapped = pair.source / "d"
     swapped.mkdir()
+    pair.start()
     with toggling(swapped, outside):
         for number in range(60):
-            (live.folder / f"other-{number}").write_bytes(b"%d" % number)
+            (pair.source / f"other-{number}").write_bytes(b"%d" % number)
             if number % 10 == 0:
-                live.pair.wait(5)
-    live.converge()
-    dest = live.pair.dest
-    copies = [path for path in dest.rglob("*") if path.is_file() and not path.is_symlink()]
+                pair.wait(5)
+    pair.converge()
+    copies = [path for path in pair.dest.rglob("*") if path.is_file() and not path.is_symlink()]
     assert not [path for path in copies if path.read_bytes() == secret]
 
 
