@@ -15,7 +15,7 @@ import pytest
 
 from tests.server.rig import ForestWrapper, Rig, chunks_of, extend, put, put_upload, staged_names
 from twinfold.core.room import Room
-from twinfold.model import Change, Delete, MakeDirectory, Move, SetAttributes
+from twinfold.model import Change, Delete, ExtendUpload, MakeDirectory, Move, Run, SetAttributes
 from twinfold.server.staged import StagedBatch
 from twinfold.storage.interface import NewFile, Performed, Staging, Step
 from twinfold.storage.staging import Staging as RealStaging
@@ -88,6 +88,31 @@ def test_an_upload_that_does_not_fit_begins_again(tmp_path: Path) -> None:
         assert rig.commit(again) == {}
         assert refused(rig, [put_upload(b"f", data, UPLOAD)], AMPLE) == []
         assert rig.tree()[b"f"][1] == data
+
+
+def test_an_upload_needs_room_once(tmp_path: Path) -> None:
+    """Neither each of its parts, nor what is there already, needs the whole of it again."""
+    data = os.urandom(120_000)
+    room = Room(1 << 40, 130_000, 0, 0)
+    parts = [
+        ExtendUpload(UPLOAD, 0, b"", [Run(0, 0, chunks_of(data)[:1])], 120_000),
+        ExtendUpload(UPLOAD, 40_000, b"", [Run(0, 0, chunks_of(data)[1:2])], 80_000),
+        ExtendUpload(UPLOAD, 80_000, b"", [Run(0, 0, chunks_of(data)[2:])], 40_000),
+    ]
+    with Rig(tmp_path) as rig:
+        assert refused(rig, parts[:2], room, data[:80_000]) == []
+        assert refused(rig, parts, Room(1 << 40, 40_000, 0, 0), data[80_000:]) == []
+        assert refused(rig, [put_upload(b"f", data, UPLOAD)], room) == []
+        assert rig.tree()[b"f"][1] == data
+
+
+def test_an_upload_that_will_not_fit_is_refused_at_once(tmp_path: Path) -> None:
+    """Its first part says how much is to come."""
+    data = os.urandom(40_000)
+    part = ExtendUpload(UPLOAD, 0, b"", [Run(0, 0, chunks_of(data))], 1 << 30)
+    with Rig(tmp_path) as rig:
+        assert refused(rig, [part], Room(1 << 40, 1 << 20, 0, 0)) == [0]
+        assert staged_names(tmp_path) == []
 
 
 class FullStaging(RealStaging):

@@ -210,9 +210,10 @@ class PendingBatches:
                 await self._commit(group[:1])
                 return
             async with self.beginning:
-                await self.drop(_to_client(error))
+                told = _to_client(error)
+                await self.drop(told)
                 await self._drop_suspects()
-            if not isinstance(error, ProtocolError):
+            if not isinstance(told, ProtocolError):
                 self._complain(error)
             return
         self._complain("")

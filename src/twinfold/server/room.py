@@ -61,7 +61,7 @@ class RoomKeeper:
 
     async def make_for(self, changes: Sequence[Change]) -> Room:
         """Make room for a batch if need be; return what content may take."""
-        size_bytes, files = needs(changes)
+        size_bytes, files = self._needs(changes)
         if not size_bytes and not files:
             return self._space.measure()
         await self._make(size_bytes, files)
@@ -69,7 +69,7 @@ class RoomKeeper:
 
     def note_refused(self, changes: Sequence[Change]) -> None:
         """The system had no room for these; it may know more than it says (a quota, say)."""
-        self._demand_bytes = max(self._demand_bytes, needs(changes)[0])
+        self._demand_bytes = max(self._demand_bytes, self._needs(changes)[0])
         self._refused_at_s = time.monotonic()
         if not self._is_refusing:
             self._is_refusing = True
@@ -143,16 +143,15 @@ class RoomKeeper:
                 functools.partial(self._committer.forget_upload, node, name)
             )
 
-
-def needs(changes: Sequence[Change]) -> tuple[int, int]:
-    """Return (bytes, inodes) that a batch takes; of each upload what it still is to take."""
-    uploads: dict[bytes, int] = {}
-    size_bytes = files = 0
-    for change in changes:
-        change_bytes, change_files = room_for(change)
-        files += change_files
-        if isinstance(change, ExtendUpload):
-            uploads[change.upload] = max(uploads.get(change.upload, 0), change_bytes)
-        else:
-            size_bytes += change_bytes
-    return size_bytes + sum(uploads.values()), files
+    def _needs(self, changes: Sequence[Change]) -> tuple[int, int]:
+        """Return (bytes, inodes) that a batch takes; of each upload what it still is to take."""
+        uploads: dict[bytes, int] = {}
+        size_bytes = files = 0
+        for change in changes:
+            change_bytes, change_files = room_for(change, self._index)
+            files += change_files
+            if isinstance(change, ExtendUpload):
+                uploads[change.upload] = max(uploads.get(change.upload, 0), change_bytes)
+            else:
+                size_bytes += change_bytes
+        return size_bytes + sum(uploads.values()), files

@@ -21,8 +21,8 @@ from twinfold.model import (
     MakeSymlink,
     PutFile,
 )
-from twinfold.server.lack import NO_FILES, NO_ROOM, OUT_OF_DESCRIPTORS, Lack, lack_of
-from twinfold.server.staged import StagedBatch, StagedChange, Upload, room_for, upload_name
+from twinfold.server.lack import NO_ROOM, OUT_OF_DESCRIPTORS, lack_of
+from twinfold.server.staged import StagedBatch, StagedChange, Upload, fit, upload_name
 from twinfold.storage.interface import Forest, Index, NewFile, Source, StagedFile, Staging
 
 _OPEN_SOURCES = 16
@@ -105,7 +105,7 @@ class Stager:
         }
         try:
             for staged in batch.changes:
-                staged.refusal, budget = _fit(staged.change, budget)
+                staged.refusal, budget = fit(staged.change, budget, self._index)
                 if staged.refusal is None:
                     self._begin_change(batch, staged, bases)
                 elif isinstance(staged.change, ExtendUpload):
@@ -408,17 +408,3 @@ def _new_file(staged: StagedChange, pieces: Mapping[bytes, bytes | memoryview]) 
     assert isinstance(change, PutFile)
     parts = tuple([pieces[chunk.id] for chunk in staged.chunks])
     return NewFile(staged.name, change.mode, change.mtime_ns, parts)
-
-
-def _fit(change: Change, budget: Room | None) -> tuple[Lack | None, Room | None]:
-    """Return why the change does not fit (if so), and what is left for the next one."""
-    if budget is None:
-        return None, None
-    size_bytes, files = room_for(change)
-    if not size_bytes and not files:
-        return None, budget
-    if not budget.holds(size_bytes, 0):
-        return NO_ROOM, budget
-    if not budget.holds(0, files):
-        return NO_FILES, budget
-    return None, budget.less(size_bytes, files)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from twinfold.core.chunking import MAX_SIZE_BYTES, chunk_id
+from twinfold.core.room import Room
 from twinfold.model import (
     Change,
     Chunk,
@@ -13,7 +14,8 @@ from twinfold.model import (
     MakeSymlink,
     PutFile,
 )
-from twinfold.server.lack import Lack
+from twinfold.server.lack import NO_FILES, NO_ROOM, Lack
+from twinfold.storage.interface import Index
 
 _HOLE = chunk_id(bytes(MAX_SIZE_BYTES))
 """The chunk that runs of zeros are cut into; it takes no room."""
@@ -117,13 +119,41 @@ def upload_name(upload: bytes) -> bytes:
     return b"upload-" + upload.hex().encode()
 
 
-def room_for(change: Change) -> tuple[int, int]:
-    """Return (bytes, inodes) that the destination's file system needs for a change, about."""
+def room_for(change: Change, index: Index) -> tuple[int, int]:
+    """Return (bytes, inodes) that the destination's file system needs for a change, about.
+
+    For a part of an upload that is what the whole upload still needs.
+    """
     if isinstance(change, PutFile):
         if change.upload:
             return 0, 0
         return sum(chunk.size for chunk in change.chunks if chunk.id != _HOLE), 1
     if isinstance(change, ExtendUpload):
-        part = sum(chunk.size for run in change.runs for chunk in run.chunks if chunk.id != _HOLE)
-        return max(part, change.left_bytes), not change.offset
+        needed_bytes = max(part_bytes(change), change.left_bytes) - there_bytes(change, index)
+        return max(0, needed_bytes), not change.offset
     return 0, isinstance(change, MakeDirectory | MakeSymlink)
+
+
+def part_bytes(change: ExtendUpload) -> int:
+    """Return the bytes of new content in a part of an upload, holes left out."""
+    return sum(chunk.size for run in change.runs for chunk in run.chunks if chunk.id != _HOLE)
+
+
+def there_bytes(change: ExtendUpload, index: Index) -> int:
+    """Return how much of an upload is staged already, from the offset of a part on."""
+    upload = index.find_upload(upload_name(change.upload))
+    return max(0, upload.size - change.offset) if upload is not None else 0
+
+
+def fit(change: Change, budget: Room | None, index: Index) -> tuple[Lack | None, Room | None]:
+    """Return why the change does not fit (if so), and what is left for the next one."""
+    if budget is None:
+        return None, None
+    size_bytes, files = room_for(change, index)
+    if size_bytes and not budget.holds(size_bytes, 0):
+        return NO_ROOM, budget
+    if files and not budget.holds(0, files):
+        return NO_FILES, budget
+    if isinstance(change, ExtendUpload):
+        size_bytes = max(0, part_bytes(change) - there_bytes(change, index))
+    return None, budget.less(size_bytes, files)
