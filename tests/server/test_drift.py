@@ -8,7 +8,7 @@ assert sys.platform != "win32"
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -32,7 +32,15 @@ from twinfold.model import (
 from twinfold.protocol import Difference, OpenSession, Progress
 from twinfold.server.pending import PendingBatch
 from twinfold.server.staged import StagedBatch
-from twinfold.storage.interface import TREE, DirectoryListing, Forest, Looked
+from twinfold.storage.interface import (
+    TREE,
+    DirectoryListing,
+    Forest,
+    Location,
+    Looked,
+    Performed,
+    Step,
+)
 
 
 def heal(rig: Rig, model: Model) -> None:
@@ -250,6 +258,63 @@ async def test_an_edit_before_recovery_is_found(scratch: Path) -> None:
         assert rig.attic() == {b"2": 1}
 
 
+class PowerCutError(BaseException):
+    """The process ends here; nothing catches this."""
+
+
+class CutForest(ForestWrapper):
+    """A forest whose process ends before or after the steps of a turn."""
+
+    def __init__(self, forest: Forest, turn: int, before: bool) -> None:
+        super().__init__(forest)
+        self.is_armed = False
+        self._turn = turn
+        self._before = before
+
+    def perform(
+        self, steps: Sequence[Step], locate: Callable[[int], Location | None], *, again: bool
+    ) -> Performed:
+        if not self.is_armed:
+            return self.forest.perform(steps, locate, again=again)
+        self._turn -= 1
+        if not self._turn and self._before:
+            raise PowerCutError
+        done = self.forest.perform(steps, locate, again=again)
+        if not self._turn:
+            raise PowerCutError
+        return done
+
+
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize("turn", [1, 2])
+def test_a_crash_while_drift_is_set_right_loses_nothing(
+    scratch: Path, turn: int, before: bool
+) -> None:
+    """The next start finishes what was decided, finds the rest, and the client is told."""
+    forests: list[CutForest] = []
+
+    def wrap(forest: Forest) -> CutForest:
+        forests.append(CutForest(forest, turn, before))
+        return forests[-1]
+
+    with Rig(scratch, wrap) as rig:
+        rig.apply([MakeDirectory(b"d", 0o755, 1), put(b"d/f", b"1"), put(b"g", b"2")], [b"1", b"2"])
+        session = rig.index.session()
+        (scratch / "d").rename(scratch / "moved")
+        (scratch / "g").write_bytes(b"edited")
+        (scratch / "new").write_bytes(b"extra")
+        forests[0].is_armed = True
+        with pytest.raises(PowerCutError):
+            asyncio.run(check(rig))
+    with Rig(scratch) as rig:
+        asyncio.run(check(rig))
+        assert (rig.tree(), rig.entries()) == ({}, [])
+        assert rig.attic() == {b"1": 1, b"edited": 1, b"extra": 1}
+        assert len(rig.index.attic(None)) == 3
+        assert rig.index.session().revision > session.revision
+        assert rig.stage([put(b"x", b"1")]).wanted == {}
+
+
 async def test_drift_ends_the_epoch_once(scratch: Path) -> None:
     """Who wrote before is told to compare, until it opens a session; others are stale."""
     with Rig(scratch) as rig:
@@ -281,6 +346,7 @@ async def test_batches_under_way_are_refused_when_something_was_lost(scratch: Pa
             batch = PendingBatch(staged, [])
             await checking.pending.add(batch)
             await checking.checker.check()
+            assert batch.answer.done()
             with pytest.raises(DriftError):
                 await batch.answer
 

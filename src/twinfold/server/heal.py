@@ -18,6 +18,7 @@ from twinfold.core import session as rules
 from twinfold.model import Kind
 from twinfold.server.commit import Committer
 from twinfold.server.differences import Case, Suspect, describe, differs, is_another
+from twinfold.server.takein import UNREAD
 from twinfold.storage.interface import (
     ATTIC,
     TREE,
@@ -213,7 +214,7 @@ class _Decision:
             looked.mode,
             looked.mtime_ns,
             looked.size if looked.kind is Kind.FILE else 0,
-            b"",
+            UNREAD if looked.kind in (Kind.FILE, Kind.DIRECTORY) else b"",
             looked.target,
             looked.inode,
             0,

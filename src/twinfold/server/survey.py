@@ -15,7 +15,7 @@ from twinfold.core.manifest import ContentHasher
 from twinfold.core.paths import display
 from twinfold.model import Kind
 from twinfold.server.events import Indexing, Listener, Message
-from twinfold.server.takein import read_chunks, read_object, record
+from twinfold.server.takein import UNREAD, read_chunks, read_object, record
 from twinfold.storage.interface import (
     ATTIC,
     DOOMED_PREFIX,
@@ -64,28 +64,32 @@ class Survey:
     def take_in_attic(self) -> None:
         """Learn what the attic holds and the index does not know, and forget what it lost.
 
-        That is so after an index was put back from an older copy. What is found gets names
-        that no later entry can get; nothing of it is deleted before its time.
+        That is so after an index was put back from an older copy, and after a crash before
+        what had been found was read. It gets names that no later entry can get; nothing of it is
+        deleted before its time.
 
         Raises:
             OSError: the forest cannot be read.
         """
-        known = {node.name: node for node in self._index.children(ATTIC)}
+        nodes = self._index.children(ATTIC)
+        known = {node.name: node for node in nodes if node.content != UNREAD}
+        unread = {node.name: node for node in nodes if node.content == UNREAD}
         found = [
             looked
             for looked in self._forest.look(ATTIC, []).children
             if known.pop(looked.name, None) is None and not looked.name.startswith(DOOMED_PREFIX)
         ]
         with self._index.transaction() as work:
-            for node in known.values():
+            for node in (*known.values(), *unread.values()):
                 work.forget(node.id)
         for looked in found:
             self._take_in(looked)
-        if found:
+        unknown = [looked for looked in found if looked.name not in unread]
+        if unknown:
             self._listener(
                 Message(
-                    f"the attic holds {len(found):,} entries that the index did not know; they are "
-                    "kept. Was an older index put back?"
+                    f"the attic holds {len(unknown):,} entries that the index did not know; they "
+                    "are kept. Was an older index put back?"
                 )
             )
 

@@ -12,6 +12,9 @@ from twinfold.core.manifest import ContentHasher
 from twinfold.model import Chunk, Kind
 from twinfold.storage.interface import ATTIC, Forest, IndexTransaction, Looked, Node, Source
 
+UNREAD = b"unread"
+"""Stands for the content of an entry of the attic that is still to be read."""
+
 _READ_BYTES = 1 << 20
 _RECORDS_A_GROUP = 1_000
 
@@ -76,6 +79,8 @@ def read_object(forest: Forest, top: Node, breathe: Callable[[], None]) -> Itera
             group.append(Record(below))
             if child.kind in (Kind.FILE, Kind.DIRECTORY):
                 due.append((below, [*names, child.name]))
+    if top.kind is Kind.DIRECTORY:
+        group.append(Record(msgspec.structs.replace(top, content=b"")))
     yield group
 
 
