@@ -11,6 +11,7 @@
 #endif
 #include <Python.h>
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdint.h>
@@ -460,10 +461,77 @@ static PyObject *read_files(PyObject *module, PyObject *arguments) {
     return result;
 }
 
+/* ---- fetching ahead ------------------------------------------------------ */
+
+#define MOST_FETCHED_FILES 4096
+
+static int is_regular(int directory, const struct dirent *entry) {
+    if (entry->d_type != DT_UNKNOWN)
+        return entry->d_type == DT_REG;
+    struct stat status;
+    return fstatat(directory, entry->d_name, &status, AT_SYMLINK_NOFOLLOW) == 0 &&
+           S_ISREG(status.st_mode);
+}
+
+/* Ask the system to fetch a file; returns how many bytes that is at most. */
+static long long fetch(int directory, const char *name, long long limit) {
+    struct stat status;
+    long long size = 0;
+    const int fd = open_quietly(directory, name);
+    if (fd < 0)
+        return 0;
+    if (fstat(fd, &status) == 0 && S_ISREG(status.st_mode)) {
+        size = (long long)status.st_size < limit ? (long long)status.st_size : limit;
+#if defined(POSIX_FADV_WILLNEED)
+        if (size > 0)
+            posix_fadvise(fd, 0, (off_t)size, POSIX_FADV_WILLNEED);
+#endif
+    }
+    close(fd);
+    return size;
+}
+
+static void fetch_all(int parent, const char *name, long long limit) {
+    const int fd = openat(parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    DIR *directory = fd < 0 ? NULL : fdopendir(fd);
+    if (directory == NULL) {
+        if (fd >= 0)
+            close(fd);
+        return;
+    }
+    const struct dirent *entry;
+    for (int count = 0; limit > 0 && count < MOST_FETCHED_FILES; count++) {
+        entry = readdir(directory);
+        if (entry == NULL)
+            break;
+        if (is_regular(fd, entry))
+            limit -= fetch(fd, entry->d_name, limit);
+    }
+    closedir(directory);
+}
+
+PyDoc_STRVAR(fetch_files_doc,
+             "fetch_files(directory_fd, name, limit_bytes)\n--\n\n"
+             "Ask the system to fetch the files in the directory of that name, if there is one.");
+
+static PyObject *fetch_files(PyObject *module, PyObject *arguments) {
+    (void)module;
+    int parent;
+    const char *name;
+    long long limit;
+    if (!PyArg_ParseTuple(arguments, "iyL:fetch_files", &parent, &name, &limit))
+        return NULL;
+    Py_BEGIN_ALLOW_THREADS
+    fetch_all(parent, name, limit);
+    Py_END_ALLOW_THREADS
+    Py_RETURN_NONE;
+}
+
 /* ---- the Python module -------------------------------------------------- */
 
 static PyMethodDef methods[] = {
     {"create_files", create_files, METH_VARARGS, create_files_doc},
+    {"fetch_files", fetch_files, METH_VARARGS, fetch_files_doc},
     {"read_files", read_files, METH_VARARGS, read_files_doc},
     {"rename_files", rename_files, METH_O, rename_files_doc},
     {NULL, NULL, 0, NULL},

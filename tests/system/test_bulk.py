@@ -158,6 +158,22 @@ def test_only_regular_files_are_read(folder: int) -> None:
     assert bulk.read_files(folder, [*wanted, missing], 100) == [None] * 4
 
 
+def test_fetching_ahead_is_a_hint(folder: int) -> None:
+    """It waits for no FIFO, takes what is missing or no directory, and leaves nothing open."""
+    os.mkdir("d", dir_fd=folder)
+    inside = os.open("d", os.O_RDONLY, dir_fd=folder)
+    os.mkfifo("fifo", dir_fd=inside)
+    os.symlink("nowhere", "link", dir_fd=inside)
+    bulk.create_files(inside, [(b"f", 0o644, 7, (b"one",)), (b"hole", 0o644, 7, (HOLE,))])
+    os.close(inside)
+    bulk.create_files(folder, [(b"f", 0o644, 7, (b"one",))])
+    before = os.listdir("/dev/fd")
+    for name in (b"d", b"f", b"missing"):
+        for limit_bytes in (0, 1, 1 << 20):
+            bulk.fetch_files(folder, name, limit_bytes)
+    assert os.listdir("/dev/fd") == before
+
+
 @pytest.mark.parametrize("wrong", [[b"a"], [(b"a\0b", 0o600, 0, ())], [(b"a", 0o600, 0, ("x",))]])
 def test_what_is_no_file_is_refused(folder: int, wrong: list[Any]) -> None:
     with pytest.raises((TypeError, ValueError)):

@@ -19,6 +19,7 @@ class Child(msgspec.Struct):
     known: Known | None
     moved: bool = False
     replacing: tuple[Effect, ...] = ()
+    fetched: bool = False
 
 
 class Level:

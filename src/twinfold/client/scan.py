@@ -13,6 +13,7 @@ from twinfold.client.effects import Effect, Insert, Node, Relocate, Remove, Upda
 from twinfold.client.guard import Absences, Taken
 from twinfold.client.ignore import IGNORE_FILE
 from twinfold.client.levels import Child, Level
+from twinfold.client.prefetch import Prefetcher
 from twinfold.client.read import (
     SWAPPED,
     ScanStoppedError,
@@ -86,11 +87,12 @@ class Scan:
     def walk(self, directory: Directory, path: bytes, child: Child) -> None:
         """Compare a directory and everything below it; ``directory`` is left open."""
         levels = [Level(directory, path, self.visit(directory, path, child))]
+        prefetcher = Prefetcher()
         try:
             while levels:
                 level = levels[-1]
                 if level.children:
-                    below = self._go_down(level, level.children.pop(), len(levels))
+                    below = self._go_down(level, len(levels), prefetcher)
                     if below is not None:
                         levels.append(below)
                     if len(levels) > _OPEN_LEVELS + 1:
@@ -100,16 +102,20 @@ class Scan:
                     if levels:
                         level.close()
         finally:
+            prefetcher.close()
             for level in levels[1:]:
                 level.close()
 
-    def _go_down(self, level: Level, child: Child, depth: int) -> Level | None:
+    def _go_down(self, level: Level, depth: int, prefetcher: Prefetcher) -> Level | None:
+        child = level.children.pop()
         path = join(level.path, child.name)
         if depth > MAX_DEPTH or len(path) > MAX_PATH_BYTES:
             self.note_problem(path, "is nested too deep")
             return None
         try:
-            directory = level.opened(self.tools.root).enter(child.name)
+            above = level.opened(self.tools.root)
+            directory = above.enter(child.name)
+            prefetcher.look_ahead(above, level.children)
         except OSError as error:
             self.note_unentered(path, error)
             return None

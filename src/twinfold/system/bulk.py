@@ -90,6 +90,10 @@ def read_nothing(
     return [None] * len(files)
 
 
+def fetch_nothing(_directory_fd: int, _name: bytes, _limit_bytes: int) -> None:
+    """Do as `fetch_files` may: leave it to the system what it reads ahead."""
+
+
 create_files: Callable[[int, Sequence[NewFile]], tuple[list[int], int]]
 """Create files in a directory.
 
@@ -111,13 +115,21 @@ Returns:
     What is in those that were as listed before and after; None for all others.
 """
 
+fetch_files: Callable[[int, bytes, int], None]
+"""Ask the system to fetch so many bytes of the files in a directory of a directory.
+
+A hint: nothing is said of a directory that is not there.
+"""
+
 try:
     from twinfold import _files
 except ImportError:
     create_files = create_files_singly
+    fetch_files = fetch_nothing
     read_files = read_nothing
     rename_files = rename_files_singly
 else:
     create_files = _files.create_files
+    fetch_files = _files.fetch_files
     read_files = _files.read_files
     rename_files = _files.rename_files
