@@ -84,7 +84,7 @@ async def test_live_changes_follow(tmp_path: Path, server: ServerAddress) -> Non
         lambda: (source / "new" / "deep" / "f").write_text("x"),
     ):
         change()
-        status = await ask_wait(tmp_path / "client", client.settings.source, 20)
+        status = await ask_wait(tmp_path / "client", client.settings.source, 60)
         assert status.in_sync
         check(tmp_path)
     assert await client.stop() == 0
@@ -215,14 +215,14 @@ async def test_the_source_goes_away_and_comes_back(tmp_path: Path, server: Serve
     source = tmp_path / "source"
     make_tree(source)
     await client.told(InSync)
-    await ask_wait(tmp_path / "client", client.settings.source, 20)
+    await ask_wait(tmp_path / "client", client.settings.source, 60)
     before = destination(tmp_path)
     source.rename(tmp_path / "away")
     await client.told(Waiting)
     assert destination(tmp_path) == before
     (tmp_path / "away").rename(source)
     (source / "after").write_text("x")
-    status = await ask_wait(tmp_path / "client", client.settings.source, 20)
+    status = await ask_wait(tmp_path / "client", client.settings.source, 60)
     assert status.in_sync
     check(tmp_path)
     await client.stop()
@@ -289,7 +289,7 @@ async def test_a_changed_ignore_file_is_followed(tmp_path: Path, server: ServerA
     assert {b"a.log", b"c"} <= destination(tmp_path).keys()
     assert b"b.tmp" not in destination(tmp_path)
     (source / ".twinfoldignore").write_text("*.log\n")
-    await ask_wait(tmp_path / "client", client.settings.source, 20)
+    await ask_wait(tmp_path / "client", client.settings.source, 60)
     assert destination(tmp_path).keys() == {b"", b".twinfoldignore", b"c"}
     await client.stop()
 
@@ -320,7 +320,7 @@ async def test_a_busy_file_is_reported_and_the_others_go_on(
     await client.told_exactly(Applied("put", b"other"))
     writing.cancel()
     await asyncio.gather(writing, return_exceptions=True)
-    status = await ask_wait(tmp_path / "client", client.settings.source, 20)
+    status = await ask_wait(tmp_path / "client", client.settings.source, 60)
     assert status.problems == []
     check(tmp_path)
     await client.stop()
@@ -340,7 +340,7 @@ async def test_a_limit_is_kept(tmp_path: Path, server: ServerAddress) -> None:
 async def ask_wait_until_running(folder: Path, client: RunningClient) -> None:
     """Wait for everything, as soon as the client can be asked."""
     await client.told(InSync)
-    status = await ask_wait(folder / "client", client.settings.source, 20)
+    status = await ask_wait(folder / "client", client.settings.source, 60)
     assert status.in_sync
 
 

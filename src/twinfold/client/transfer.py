@@ -18,9 +18,15 @@ from twinfold.errors import (
     ServerBusyError,
     SourceVanishedError,
 )
+from twinfold.model import ExtendUpload
 from twinfold.protocol import BatchAnswer, Refusal
 
-WINDOW_BATCHES = 4
+WINDOW_BATCHES = 6
+"""Twice as many as the server commits together, so that it has some to stage meanwhile."""
+
+WINDOW_UPLOADS = 4
+"""Of these, so many with parts of big files: what is on its way is sent again after a break."""
+
 EAGER_BYTES = 256 * 1024
 """So much new content goes along with the header: asking first would cost a round trip."""
 
@@ -62,6 +68,7 @@ class Transfer:
         self._acknowledged = acknowledged
         self._send_all = send_all
         self._room = asyncio.Semaphore(WINDOW_BATCHES)
+        self._upload_room = asyncio.Semaphore(WINDOW_UPLOADS)
         self._last: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._failure: BaseException | None = None
@@ -73,12 +80,16 @@ class Transfer:
         Raises:
             TwinfoldError: an earlier batch failed for good.
         """
-        await self._room.acquire()
+        rooms = [self._room]
+        if any(isinstance(change, ExtendUpload) for change in batch.changes):
+            rooms.append(self._upload_room)
+        for room in rooms:
+            await room.acquire()
         if self._failure is not None:
-            self._room.release()
+            _release(rooms)
             raise self._failure
         number = self._link.next_number() if batch.changes else 0
-        self._last = asyncio.create_task(self._run(batch, number, self._last))
+        self._last = asyncio.create_task(self._run(batch, number, self._last, rooms))
         self._tasks.add(self._last)
         self._last.add_done_callback(self._ended)
 
@@ -104,7 +115,13 @@ class Transfer:
         if not task.cancelled():
             task.exception()
 
-    async def _run(self, batch: Batch, number: int, previous: asyncio.Task[None] | None) -> None:
+    async def _run(
+        self,
+        batch: Batch,
+        number: int,
+        previous: asyncio.Task[None] | None,
+        rooms: list[asyncio.Semaphore],
+    ) -> None:
         try:
             answer, sent_bytes = BatchAnswer(), 0
             if batch.changes:
@@ -120,7 +137,7 @@ class Transfer:
             self._failure = self._failure or error
             raise
         finally:
-            self._room.release()
+            _release(rooms)
 
     async def _deliver(self, batch: Batch, number: int) -> tuple[BatchAnswer, int]:
         eager = self._send_all or batch.held_bytes <= EAGER_BYTES
@@ -170,6 +187,11 @@ def _parent(effect: Effect) -> int | None:
     if isinstance(effect, Insert):
         return effect.node.parent
     return effect.parent if isinstance(effect, Relocate) else None
+
+
+def _release(rooms: list[asyncio.Semaphore]) -> None:
+    for room in rooms:
+        room.release()
 
 
 class _Delivery:

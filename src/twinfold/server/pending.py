@@ -19,7 +19,9 @@ from twinfold.server.stage import Stager
 from twinfold.server.staged import StagedBatch
 from twinfold.storage.interface import Index
 
-_GROUP_BATCHES = 8
+_GROUP_BATCHES = 3
+"""Half of what a client has on its way: the others are staged while these are committed."""
+
 _SETTLE_AFTER_S = 1.0
 _TURN_TIMEOUT_S = 300.0
 
