@@ -56,16 +56,12 @@ class FilePlanner:
         """Put a name that was not there before: a move if its content comes along, else a file."""
         origin = None if replacing else self._moves.find(facts, path)
         expected = origin.known if origin else None
-        if origin is None and self._shortage.is_short_of(facts[2]):
+        is_short = origin is None and self._shortage.is_short_of(facts[2])
+        read = None if is_short else self._read(directory, path, name, facts, expected)
+        if read is None:
             self._shortage.note(path, facts[2])
             return
-        try:
-            now, content, cuts, manifest, upload, effects = self._read(
-                directory, path, name, facts, expected
-            )
-        except NoRoomError:
-            self._shortage.note(path, facts[2])
-            return
+        now, content, cuts, manifest, upload, effects = read
         if origin is not None and _has_content(origin.known, now, content):
             self._move(origin, path, parent, name, now)
             return
@@ -82,16 +78,12 @@ class FilePlanner:
         known: Known,
     ) -> None:
         """Read a file that may have changed, and send what did: content, attributes, nothing."""
-        if self._shortage.is_short_of(facts[2]):
+        is_short = self._shortage.is_short_of(facts[2])
+        read = None if is_short else self._read(directory, path, name, facts, known)
+        if read is None:
             self._shortage.note(path, facts[2])
             return
-        try:
-            now, content, cuts, manifest, upload, effects = self._read(
-                directory, path, name, facts, known
-            )
-        except NoRoomError:
-            self._shortage.note(path, facts[2])
-            return
+        now, content, cuts, manifest, upload, effects = read
         if not _has_content(known, now, content):
             node = _node(known.node, parent, name, now, content, manifest)
             self._put(path, now, content, cuts, upload, *effects, Update(node))
@@ -140,8 +132,11 @@ class FilePlanner:
         name: bytes,
         facts: Facts,
         expected: Known | None,
-    ) -> tuple[Facts, bytes, list[Cut], int, bytes, list[Effect]]:
-        """Return (facts, content id, chunks, manifest, upload, its effects) of a file."""
+    ) -> tuple[Facts, bytes, list[Cut], int, bytes, list[Effect]] | None:
+        """Return (facts, content id, chunks, manifest, upload, its effects) of a file.
+
+        None if the destination has no room for it.
+        """
         ahead = self._reader.take(name, facts)
         if ahead is not None:
             return facts, *ahead, 0, b"", []
@@ -150,6 +145,8 @@ class FilePlanner:
             if now.size <= WHOLE_BYTES:
                 return now, *self._reader.whole(fd, now), 0, b"", []
             uploaded = self._uploader.upload(fd, now, path, expected)
+        except NoRoomError:
+            return None
         finally:
             os.close(fd)
         return now, uploaded.content, [], uploaded.manifest, uploaded.upload, uploaded.effects
