@@ -2,6 +2,9 @@
 
 PYTHON ?= python3
 PYTEST_ARGS ?=
+MINUTES ?= 60
+SEED ?=
+TORTURE_ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -12,7 +15,7 @@ DEV := $(VENV)/.installed-dev
 CODE := src tests $(if $(wildcard benchmarks/*.py benchmarks/*/*.py),benchmarks)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check clean
+.PHONY: help demo test torture check clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile
@@ -22,6 +25,9 @@ demo: $(PACKAGE) ## install twinfold into .venv and show it at work
 
 test: $(DEV) ## run the tests (PYTEST_ARGS="..." adds arguments)
 	$(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
+
+torture: $(DEV) ## try to break it for an hour (MINUTES=..., SEED=..., TORTURE_ARGS="--only ...")
+	$(BIN)/python -m tests.torture --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(TORTURE_ARGS)
 
 check: $(DEV) ## lint, format, types for three platforms, import layers
 	$(BIN)/ruff check .
