@@ -37,6 +37,33 @@ static int64_t nanoseconds(struct timespec time) {
     return (int64_t)time.tv_sec * NANOSECONDS + time.tv_nsec;
 }
 
+/* ---- identities --------------------------------------------------------- */
+
+typedef struct {
+    uint64_t inode;
+    int64_t ctime_ns;
+} file_identity;
+
+static file_identity identity_of(const struct stat *status) {
+#if defined(__APPLE__)
+    const struct timespec changed = status->st_ctimespec;
+#else
+    const struct timespec changed = status->st_ctim;
+#endif
+    return (file_identity){(uint64_t)status->st_ino, nanoseconds(changed)};
+}
+
+static PyObject *identities_and(const file_identity *files, Py_ssize_t count, int reason) {
+    PyObject *list = PyList_New(count);
+    for (Py_ssize_t i = 0; list != NULL && i < count; i++) {
+        PyObject *identity = Py_BuildValue("(KL)", (unsigned long long)files[i].inode,
+                                           (long long)files[i].ctime_ns);
+        if (identity == NULL || PyList_SetItem(list, i, identity) < 0)
+            Py_CLEAR(list);
+    }
+    return list == NULL ? NULL : Py_BuildValue("(Ni)", list, reason);
+}
+
 /* ---- creating ---------------------------------------------------------- */
 
 typedef struct {
@@ -45,7 +72,6 @@ typedef struct {
     long long mtime_ns;
     Py_ssize_t first_part;
     Py_ssize_t part_count;
-    uint64_t inode;
 } new_file;
 
 static int write_all(int fd, const char *data, size_t left) {
@@ -83,7 +109,7 @@ static int write_parts(int fd, const Py_buffer *parts, Py_ssize_t count) {
     return ends_with_hole ? ftruncate(fd, lseek(fd, 0, SEEK_CUR)) : 0;
 }
 
-static int fill(int fd, new_file *file, const Py_buffer *parts) {
+static int fill(int fd, const new_file *file, const Py_buffer *parts, file_identity *identity) {
     if (write_parts(fd, &parts[file->first_part], file->part_count) < 0)
         return -1;
     long long seconds = file->mtime_ns / NANOSECONDS, rest = file->mtime_ns % NANOSECONDS;
@@ -96,12 +122,13 @@ static int fill(int fd, new_file *file, const Py_buffer *parts) {
     struct stat status;
     if (futimens(fd, times) < 0 || fstat(fd, &status) < 0)
         return -1;
-    file->inode = (uint64_t)status.st_ino;
+    *identity = identity_of(&status);
     return 0;
 }
 
 /* Create one file; what could not be made whole is taken away again. */
-static int create_one(int directory, new_file *file, const Py_buffer *parts) {
+static int create_one(int directory, const new_file *file, const Py_buffer *parts,
+                      file_identity *identity) {
     const int flags = O_CREAT | O_EXCL | O_WRONLY | O_NOFOLLOW | O_CLOEXEC;
     int fd;
     do
@@ -109,7 +136,7 @@ static int create_one(int directory, new_file *file, const Py_buffer *parts) {
     while (fd < 0 && errno == EINTR);
     if (fd < 0)
         return -1;
-    int failed = fill(fd, file, parts), reason = errno;
+    int failed = fill(fd, file, parts, identity), reason = errno;
     if (close(fd) < 0 && !failed && errno != EINTR) {
         failed = -1;
         reason = errno;
@@ -121,10 +148,10 @@ static int create_one(int directory, new_file *file, const Py_buffer *parts) {
     return failed;
 }
 
-static Py_ssize_t create_all(int directory, new_file *files, Py_ssize_t count,
-                             const Py_buffer *parts, int *reason) {
+static Py_ssize_t create_all(int directory, const new_file *files, Py_ssize_t count,
+                             const Py_buffer *parts, file_identity *identities, int *reason) {
     for (Py_ssize_t i = 0; i < count; i++) {
-        if (create_one(directory, &files[i], parts) < 0) {
+        if (create_one(directory, &files[i], parts, &identities[i]) < 0) {
             *reason = errno;
             return i;
         }
@@ -169,16 +196,6 @@ static Py_ssize_t read_file_tuple(PyObject *tuple, new_file *file, Py_buffer *bu
     return held;
 }
 
-static PyObject *inodes_of(const new_file *files, Py_ssize_t count, int reason) {
-    PyObject *list = PyList_New(count);
-    for (Py_ssize_t i = 0; list != NULL && i < count; i++) {
-        PyObject *inode = PyLong_FromUnsignedLongLong(files[i].inode);
-        if (inode == NULL || PyList_SetItem(list, i, inode) < 0)
-            Py_CLEAR(list);
-    }
-    return list == NULL ? NULL : Py_BuildValue("(Ni)", list, reason);
-}
-
 static PyObject *create_in(int directory, PyObject *tuples) {
     const Py_ssize_t count = PyTuple_Size(tuples), part_count = count_parts(tuples);
     if (part_count < 0)
@@ -188,7 +205,8 @@ static PyObject *create_in(int directory, PyObject *tuples) {
     int reason = 0;
     new_file *files = PyMem_Calloc((size_t)count + 1, sizeof *files);
     Py_buffer *parts = PyMem_Calloc((size_t)part_count + 1, sizeof *parts);
-    if (files == NULL || parts == NULL) {
+    file_identity *identities = PyMem_Calloc((size_t)count + 1, sizeof *identities);
+    if (files == NULL || parts == NULL || identities == NULL) {
         PyErr_NoMemory();
         goto end;
     }
@@ -197,12 +215,13 @@ static PyObject *create_in(int directory, PyObject *tuples) {
     if (PyErr_Occurred())
         goto end;
     Py_BEGIN_ALLOW_THREADS
-    done = create_all(directory, files, count, parts, &reason);
+    done = create_all(directory, files, count, parts, identities, &reason);
     Py_END_ALLOW_THREADS
-    result = inodes_of(files, done, reason);
+    result = identities_and(identities, done, reason);
 end:
     for (Py_ssize_t i = 0; i < held; i++)
         PyBuffer_Release(&parts[i]);
+    PyMem_Free(identities);
     PyMem_Free(parts);
     PyMem_Free(files);
     return result;
@@ -210,8 +229,8 @@ end:
 
 PyDoc_STRVAR(create_files_doc,
              "create_files(directory_fd, files)\n--\n\n"
-             "Create files of (name, mode, mtime_ns, parts); return their inodes, and the\n"
-             "error number that hindered the next one, or 0.");
+             "Create files of (name, mode, mtime_ns, parts); return (inode, ctime_ns) of each, and\n"
+             "the error number that hindered the next one, or 0.");
 
 static PyObject *create_files(PyObject *module, PyObject *arguments) {
     (void)module;
@@ -232,8 +251,6 @@ static PyObject *create_files(PyObject *module, PyObject *arguments) {
 typedef struct {
     int source_fd, target_fd;
     const char *source, *target;
-    uint64_t inode;
-    int64_t ctime_ns;
 } renamed_file;
 
 static int rename_new(const renamed_file *file) {
@@ -250,40 +267,24 @@ static int rename_new(const renamed_file *file) {
 #endif
 }
 
-static int rename_one(renamed_file *file) {
+static int rename_one(const renamed_file *file, file_identity *identity) {
     struct stat status;
     if (rename_new(file) < 0 ||
         fstatat(file->target_fd, file->target, &status, AT_SYMLINK_NOFOLLOW) < 0)
         return -1;
-#if defined(__APPLE__)
-    const struct timespec changed = status.st_ctimespec;
-#else
-    const struct timespec changed = status.st_ctim;
-#endif
-    file->inode = (uint64_t)status.st_ino;
-    file->ctime_ns = nanoseconds(changed);
+    *identity = identity_of(&status);
     return 0;
 }
 
-static Py_ssize_t rename_all(renamed_file *files, Py_ssize_t count, int *reason) {
+static Py_ssize_t rename_all(const renamed_file *files, Py_ssize_t count,
+                             file_identity *identities, int *reason) {
     for (Py_ssize_t i = 0; i < count; i++) {
-        if (rename_one(&files[i]) < 0) {
+        if (rename_one(&files[i], &identities[i]) < 0) {
             *reason = errno;
             return i;
         }
     }
     return count;
-}
-
-static PyObject *identities_of(const renamed_file *files, Py_ssize_t count, int reason) {
-    PyObject *list = PyList_New(count);
-    for (Py_ssize_t i = 0; list != NULL && i < count; i++) {
-        PyObject *identity = Py_BuildValue("(KL)", (unsigned long long)files[i].inode,
-                                           (long long)files[i].ctime_ns);
-        if (identity == NULL || PyList_SetItem(list, i, identity) < 0)
-            Py_CLEAR(list);
-    }
-    return list == NULL ? NULL : Py_BuildValue("(Ni)", list, reason);
 }
 
 PyDoc_STRVAR(rename_files_doc,
@@ -300,7 +301,8 @@ static PyObject *rename_files(PyObject *module, PyObject *argument) {
     Py_ssize_t done = 0;
     int reason = 0;
     renamed_file *files = PyMem_Calloc((size_t)count + 1, sizeof *files);
-    if (files == NULL) {
+    file_identity *identities = PyMem_Calloc((size_t)count + 1, sizeof *identities);
+    if (files == NULL || identities == NULL) {
         PyErr_NoMemory();
         goto end;
     }
@@ -316,10 +318,11 @@ static PyObject *rename_files(PyObject *module, PyObject *argument) {
             goto end;
     }
     Py_BEGIN_ALLOW_THREADS
-    done = rename_all(files, count, &reason);
+    done = rename_all(files, count, identities, &reason);
     Py_END_ALLOW_THREADS
-    result = identities_of(files, done, reason);
+    result = identities_and(identities, done, reason);
 end:
+    PyMem_Free(identities);
     PyMem_Free(files);
     Py_DECREF(tuples);
     return result;

@@ -6,6 +6,7 @@ import sys
 
 assert sys.platform != "win32"
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,11 +22,12 @@ from tests.server.forest_model import (
     all_contents,
     changes_of,
 )
-from tests.server.rig import Rig, chunks_of, put, staged_names
+from tests.server.rig import Rig, chunks_of, cut, put, staged_names
 from twinfold.errors import LostPlaceError
 from twinfold.model import Change, Delete, MakeDirectory, MakeSymlink, Move, SetAttributes
 from twinfold.protocol import Refusal
 from twinfold.server.staged import StagedBatch
+from twinfold.storage.interface import TREE
 
 
 def stage_small(rig: Rig, changes: list[Change], ahead: int) -> StagedBatch:
@@ -236,3 +238,76 @@ def test_a_move_that_the_disk_refuses_loses_nothing(
         assert held >= {b"1", b"2"}
         assert len(rig.index.attic(None)) == 1
         assert staged_names(tmp_path) == []
+
+
+def filled(path: bytes, *names: bytes) -> list[Change]:
+    """Return the changes that make a directory with files in it."""
+    return [MakeDirectory(path, 0o755, 1), *(put(path + b"/" + name, name) for name in names)]
+
+
+def test_files_of_a_new_directory_come_with_it(tmp_path: Path) -> None:
+    """They are staged under their own names; what the index knows of them is what is there."""
+    with Rig(tmp_path) as rig:
+        batch = rig.stage(filled(b"d", b"f", b"g"), [b"f", b"g"])
+        (staged,) = staged_names(tmp_path)
+        assert sorted(os.listdir(tmp_path / ".twinfold/staging" / staged)) == ["f", "g"]
+        rig.commit(batch)
+        assert rig.tree().keys() == {b"d", b"d/f", b"d/g"}
+        check_recorded(rig, b"d", b"f", b"g")
+        assert staged_names(tmp_path) == []
+
+
+def check_recorded(rig: Rig, directory: bytes, *names: bytes) -> None:
+    """The index has the inode and the ctime that each file has."""
+    parent = rig.index.child(TREE, directory)
+    assert parent is not None
+    rig.committer.settle()
+    for name in names:
+        node = rig.index.child(parent.id, name)
+        looked = rig.forest.look_at(TREE, [directory, name])
+        assert node is not None
+        assert looked is not None
+        assert (node.inode, node.ctime_ns) == (looked.inode, looked.ctime_ns)
+
+
+def test_files_of_a_directory_that_is_there_already(tmp_path: Path) -> None:
+    """The directory is sent again, as by a client that lost its place."""
+    with Rig(tmp_path) as rig:
+        rig.apply(filled(b"d", b"f", b"g"), [b"f", b"g"])
+        changed: list[Change] = [*filled(b"d", b"new"), put(b"d/f", b"other")]
+        assert rig.apply(changed, [b"new", b"other"]) == {}
+        assert {path: entry[1] for path, entry in rig.tree().items() if path != b"d"} == {
+            b"d/f": b"other",
+            b"d/g": b"g",
+            b"d/new": b"new",
+        }
+        assert rig.attic() == {b"f": 1}
+        check_recorded(rig, b"d", b"f", b"g", b"new")
+    with Rig(tmp_path) as rig:
+        assert staged_names(tmp_path) == []
+        assert set(rig.tree()) == {b"d", b"d/f", b"d/g", b"d/new"}
+
+
+def test_a_new_directory_that_is_not_committed_leaves_nothing(tmp_path: Path) -> None:
+    with Rig(tmp_path) as rig:
+        batch = rig.stage(filled(b"d", b"f"), [b"f"])
+        rig.stager.drop([batch])
+        assert staged_names(tmp_path) == []
+
+
+def test_a_file_put_twice_into_a_new_directory(tmp_path: Path) -> None:
+    """The last one counts, whichever of them came in one piece."""
+    long = bytes(range(256)) * 400
+    for contents in ([b"1", long], [long, b"1"], [b"1", b"2"]):
+        folder = tmp_path / f"{len(contents[0])}-{contents[1][:1].hex()}"
+        folder.mkdir()
+        with Rig(folder) as rig:
+            puts = [put(b"d/f", data) for data in contents]
+            rig.apply([MakeDirectory(b"d", 0o755, 1), *puts], pieces_of(contents))
+            assert rig.tree()[b"d/f"][1] == contents[1]
+            assert rig.attic() == {contents[0]: 1}
+
+
+def pieces_of(contents: list[bytes]) -> list[bytes]:
+    """Return the contents chunk by chunk, so that the longer ones do not come whole."""
+    return [piece for data in contents for piece in cut(data)]

@@ -34,7 +34,7 @@ class ForgetfulStaging(Staging):
         self.folder = fd
         self.fails = False
 
-    def flush(self, files: Sequence[bytes], others: int) -> bool:
+    def flush(self, files: Sequence[bytes], filled: Sequence[bytes], others: int) -> bool:
         if self.fails:
             self.fails = False
             for name in files:
@@ -44,7 +44,7 @@ class ForgetfulStaging(Staging):
                 os.ftruncate(fd, size_bytes)
                 os.close(fd)
             raise OSError(5, "the disk fails")
-        return super().flush(files, others)
+        return super().flush(files, filled, others)
 
 
 def forgetful(rig_path: Path) -> tuple[Rig, ForgetfulStaging]:

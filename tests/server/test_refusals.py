@@ -120,10 +120,12 @@ class FullStaging(RealStaging):
 
     is_full = True
 
-    def create_files(self, files: Sequence[NewFile]) -> tuple[list[int], OSError | None]:
+    def create_files(
+        self, files: Sequence[NewFile], directory: bytes = b""
+    ) -> tuple[list[tuple[int, int]], OSError | None]:
         if self.is_full and files:
             return [], OSError(errno.EDQUOT, "no room")
-        return super().create_files(files)
+        return super().create_files(files, directory)
 
     def create_directory(self, name: bytes) -> int:
         if self.is_full:

@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 
 from twinfold.system import bulk
 
-Create = Callable[[int, Sequence[bulk.NewFile]], tuple[list[int], int]]
-Rename = Callable[[Sequence[bulk.NewName]], tuple[list[tuple[int, int]], int]]
+Create = Callable[[int, Sequence[bulk.NewFile]], tuple[list[bulk.FileIdentity], int]]
+Rename = Callable[[Sequence[bulk.NewName]], tuple[list[bulk.FileIdentity], int]]
 
 HOLE = bytes(256 * 1024)
 
@@ -77,8 +77,9 @@ def test_a_file_is_what_was_asked_for(
 ) -> None:
     parts = [bytes(part) if isinstance(part, int) else part for part in described]
     views = tuple([memoryview(part) for part in parts])
-    assert create(folder, [(b"f", mode, mtime_ns, views)]) == ([status(folder, b"f").st_ino], 0)
+    identities, reason = create(folder, [(b"f", mode, mtime_ns, views)])
     found = status(folder, b"f")
+    assert (identities, reason) == ([(found.st_ino, found.st_ctime_ns)], 0)
     os.chmod(b"f", 0o600, dir_fd=folder)
     assert content(folder, b"f") == b"".join(parts)
     assert (found.st_mode & 0o777, found.st_mtime_ns) == (mode, mtime_ns)
@@ -96,8 +97,9 @@ def test_zeros_take_no_room(folder: int, create: Create) -> None:
 def test_creating_stops_where_it_is_hindered(folder: int, create: Create) -> None:
     os.symlink("nowhere", b"link", dir_fd=folder)
     files: list[bulk.NewFile] = [(name, 0o600, 0, (b"x",)) for name in (b"a", b"link", b"b")]
-    inodes, reason = create(folder, files)
-    assert (inodes, reason) == ([status(folder, b"a").st_ino], errno.EEXIST)
+    identities, reason = create(folder, files)
+    found = status(folder, b"a")
+    assert (identities, reason) == ([(found.st_ino, found.st_ctime_ns)], errno.EEXIST)
     assert sorted(os.listdir(folder)) == ["a", "link"]
 
 

@@ -145,6 +145,20 @@ def test_a_directory_that_becomes_unreadable_keeps_what_it_had(plain_pair: Pair)
         pair.settle()
 
 
+def test_a_file_that_its_owner_may_not_read_is_made_durable(pair: Pair) -> None:
+    """A server without rights of its own cannot open what it has to sync, and syncs all."""
+    if permissions_bind():
+        pytest.skip("needs a client that may read what a plain user may not")
+    pair.server_prefix = plain_user()
+    pair.start()
+    for mode in (0o000, 0o200):
+        path = pair.source / f"{mode:o}"
+        path.write_bytes(b"x")
+        path.chmod(mode)
+        pair.settle()
+        assert mode_of(pair.dest / path.name) == mode
+
+
 def mode_of(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 

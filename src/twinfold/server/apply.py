@@ -122,6 +122,7 @@ class Application:
         self._directories: dict[bytes, int] = {ROOT_PATH: TREE}
         self._touched: dict[int, None] = {}
         self._steps: list[Step] = []
+        self._emptied: list[StagedChange] = []
         self.unused: list[bytes] = []
         self._origins: dict[int, tuple[int, int, bytes]] = {}
         self._change = (0, 0)
@@ -186,7 +187,7 @@ class Application:
                 endings.append(
                     Attributes(node.id, Kind.DIRECTORY, location, node.mode, node.mtime_ns)
                 )
-        return self._steps + endings
+        return self._steps + [_doom(staged) for staged in self._emptied] + endings
 
     def refusals(self, refused: Iterable[Refused]) -> dict[int, list[Refusal]]:
         """Return, by number of a batch, its changes that did not take effect."""
@@ -272,11 +273,11 @@ class Application:
             change.content,
             b"",
             staged.inode,
-            0,
+            staged.ctime_ns if staged.is_in_directory else 0,
         )
         if staged.chunks:
             self._work.add_places(node_id, 0, 0, staged.chunks)
-        self._place(node, Location(STAGING, staged.name), change.path)
+        self._place(node, _staged_at(staged, name), change.path)
 
     def _uploaded(self, change: PutFile) -> int:
         node = self._work.child(STAGING, upload_name(change.upload))
@@ -297,7 +298,12 @@ class Application:
         there = self._work.child(directory, name)
         if there is not None and there.kind is Kind.DIRECTORY:
             self._set_directory_attributes(there, change.mode, change.mtime_ns)
-            self.unused.append(staged.name)
+            if staged.is_filled:
+                # Its files are renamed out of it first.
+                staged.node = self._work.new_id()
+                self._emptied.append(staged)
+            else:
+                self.unused.append(staged.name)
             return
         node = Node(
             self._work.new_id(),
@@ -312,6 +318,7 @@ class Application:
             staged.inode,
             0,
         )
+        staged.node = node.id
         self._place(node, Location(STAGING, staged.name), change.path)
         self._directories[change.path] = node.id
         self._touched[node.id] = None
@@ -343,7 +350,8 @@ class Application:
             self._put_in_attic(there, path, node.inode if replaces else None)
         self._work.save(node, moved=True)
         self._origins[node.id] = (*self._change, path)
-        self._steps.append(Rename(node.id, node.kind, node.inode, source, target, replaces))
+        if source != target:
+            self._steps.append(Rename(node.id, node.kind, node.inode, source, target, replaces))
         self._touched[node.parent] = None
 
     def _put_in_attic(self, node: Node, path: bytes, successor: int | None) -> None:
@@ -418,3 +426,19 @@ class Application:
         self._work.add_places(node.id, staged.position + staged.kept, begin, fresh)
         node = msgspec.structs.replace(node, size=size_bytes, mtime_ns=self._now_ns)
         self._work.save(node, moved=False)
+
+
+def _staged_at(staged: StagedChange, name: bytes) -> Location:
+    """Return where the new file ``name`` was staged."""
+    if not staged.is_in_directory:
+        return Location(STAGING, staged.name)
+    if staged.directory is None or not staged.directory.node:
+        raise LostPlaceError("a file was staged in a directory that was not made")
+    return Location(staged.directory.node, name)
+
+
+def _doom(staged: StagedChange) -> Rename:
+    """Return the step that takes away a staged directory which was emptied."""
+    source = Location(STAGING, staged.name)
+    target = Location(ATTIC, DOOMED_PREFIX + b"%d" % staged.node)
+    return Rename(staged.node, Kind.DIRECTORY, staged.inode, source, target)

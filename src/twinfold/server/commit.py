@@ -200,6 +200,7 @@ class Committer:
 
     def _flush(self, batches: Sequence[StagedBatch]) -> bool:
         files: dict[bytes, None] = {}
+        filled: list[bytes] = []
         others = 0
         for batch in batches:
             for staged in batch.changes:
@@ -209,9 +210,11 @@ class Committer:
                 if isinstance(change, MakeDirectory | MakeSymlink):
                     self._create(staged, change)
                     others += 1
+                    if staged.is_filled:
+                        filled.append(staged.name)
                 elif isinstance(change, ExtendUpload):
                     files[staged.name] = None
-                elif isinstance(change, PutFile):
+                elif isinstance(change, PutFile) and not staged.is_in_directory:
                     files[staged.name] = None
                     if change.upload or not staged.inode:
                         staged.inode = self._staging.finish_file(
@@ -220,7 +223,7 @@ class Committer:
         if not files and not others:
             return False
         try:
-            return self._staging.flush(list(files), others)
+            return self._staging.flush(list(files), filled, others)
         except OSError:
             self._sync_failed = True
             raise

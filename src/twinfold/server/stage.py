@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 
 from twinfold.core.chunking import chunk_id
 from twinfold.core.manifest import expand
+from twinfold.core.paths import split
 from twinfold.core.room import Room
 from twinfold.errors import ContentMismatchError, ProtocolError
 from twinfold.model import (
@@ -22,7 +23,14 @@ from twinfold.model import (
     PutFile,
 )
 from twinfold.server.lack import NO_ROOM, OUT_OF_DESCRIPTORS, lack_of
-from twinfold.server.staged import StagedBatch, StagedChange, Upload, fit, upload_name
+from twinfold.server.staged import (
+    StagedBatch,
+    StagedChange,
+    Upload,
+    assign_directories,
+    fit,
+    upload_name,
+)
 from twinfold.storage.interface import Forest, Index, NewFile, Source, StagedFile, Staging
 
 _OPEN_SOURCES = 16
@@ -104,6 +112,7 @@ class Stager:
             name: Upload(was.size_bytes, was.position) for name, was in self._uploads.items()
         }
         try:
+            assign_directories(batch)
             for staged in batch.changes:
                 staged.refusal, budget = fit(staged.change, budget, self._index)
                 if staged.refusal is None:
@@ -337,15 +346,46 @@ class Stager:
         files: Sequence[StagedChange],
         pieces: Mapping[bytes, bytes | memoryview],
     ) -> None:
-        while files:
-            inodes, error = self._staging.create_files([_new_file(s, pieces) for s in files])
-            for staged, inode in zip(files, inodes, strict=False):
-                staged.inode = inode
-                staged.is_begun = True
+        by_directory: dict[StagedChange | None, list[StagedChange]] = {}
+        for staged in files:
+            by_directory.setdefault(staged.directory, []).append(staged)
+        alone = by_directory.pop(None, [])
+        for directory, inside in by_directory.items():
+            assert directory is not None
+            alone += inside[self._create_inside(directory, inside, pieces) :]
+        while alone:
+            new = [_new_file(staged, staged.name, pieces) for staged in alone]
+            identities, error = self._staging.create_files(new)
+            for staged, identity in zip(alone, identities, strict=False):
+                staged.note_created(identity)
             if error is None:
                 return
-            self._refuse(batch, files[len(inodes)], error)
-            files = files[len(inodes) + 1 :]
+            self._refuse(batch, alone[len(identities)], error)
+            alone = alone[len(identities) + 1 :]
+
+    def _create_inside(
+        self,
+        directory: StagedChange,
+        files: Sequence[StagedChange],
+        pieces: Mapping[bytes, bytes | memoryview],
+    ) -> int:
+        """Stage files in their new directory; return how many.
+
+        The next one is hindered by something. That is judged where it is staged by itself.
+        """
+        if directory.refusal is not None:
+            return 0
+        new = [_new_file(staged, _name(staged), pieces) for staged in files]
+        try:
+            if not directory.inode:
+                directory.inode = self._staging.create_directory(directory.name)
+            identities, _ = self._staging.create_files(new, directory.name)
+        except OSError:
+            return 0
+        for staged, identity in zip(files, identities, strict=False):
+            staged.note_created(identity)
+            staged.is_in_directory = directory.is_filled = True
+        return len(identities)
 
     def _refuse(self, batch: StagedBatch, staged: StagedChange, error: OSError) -> None:
         """Leave a change out for which the system has no room; the others go on.
@@ -403,8 +443,15 @@ class Stager:
         self._leftovers = []
 
 
-def _new_file(staged: StagedChange, pieces: Mapping[bytes, bytes | memoryview]) -> NewFile:
+def _name(staged: StagedChange) -> bytes:
+    assert isinstance(staged.change, PutFile)
+    return split(staged.change.path)[1]
+
+
+def _new_file(
+    staged: StagedChange, name: bytes, pieces: Mapping[bytes, bytes | memoryview]
+) -> NewFile:
     change = staged.change
     assert isinstance(change, PutFile)
     parts = tuple([pieces[chunk.id] for chunk in staged.chunks])
-    return NewFile(staged.name, change.mode, change.mtime_ns, parts)
+    return NewFile(name, change.mode, change.mtime_ns, parts)

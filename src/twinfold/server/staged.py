@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from twinfold.core.chunking import MAX_SIZE_BYTES, chunk_id
+from twinfold.core.paths import split
 from twinfold.core.room import Room
 from twinfold.model import (
     Change,
     Chunk,
+    Delete,
     ExtendUpload,
     MakeDirectory,
     MakeSymlink,
+    Move,
     PutFile,
 )
 from twinfold.server.lack import NO_FILES, NO_ROOM, Lack
@@ -35,6 +38,11 @@ class StagedChange:
     Attributes:
         name: of the staged object, empty if the change needs none.
         inode: of the staged object, once it is there as a whole.
+        ctime_ns: of a file in its directory.
+        directory: the change of the same batch that makes the directory of a new file.
+        is_in_directory: the file was staged in that directory, under its own name.
+        is_filled: files were staged in this directory.
+        node: the node that a directory has become.
         is_begun: some of its content is staged.
         chunks: the content that this change brings, in order.
         offset: where the chunks begin in the file.
@@ -47,11 +55,16 @@ class StagedChange:
     __slots__ = (
         "change",
         "chunks",
+        "ctime_ns",
+        "directory",
         "inode",
         "is_begun",
+        "is_filled",
+        "is_in_directory",
         "kept",
         "kept_bytes",
         "name",
+        "node",
         "offset",
         "position",
         "refusal",
@@ -61,6 +74,11 @@ class StagedChange:
         self.change = change
         self.name = b""
         self.inode = 0
+        self.ctime_ns = 0
+        self.directory: StagedChange | None = None
+        self.is_in_directory = False
+        self.is_filled = False
+        self.node = 0
         self.is_begun = False
         self.chunks: Sequence[Chunk] = ()
         self.offset = 0
@@ -68,6 +86,11 @@ class StagedChange:
         self.kept = 0
         self.kept_bytes = 0
         self.refusal: Lack | None = None
+
+    def note_created(self, identity: tuple[int, int]) -> None:
+        """The whole file was staged, with this inode and ctime in ns."""
+        self.inode, self.ctime_ns = identity
+        self.is_begun = True
 
     def comes_whole(self, pieces: Mapping[bytes, object]) -> bool:
         """Tell whether all of a file is among these chunks, so that one call stages it."""
@@ -112,6 +135,23 @@ class StagedBatch:
         ]
         for chunk in refused:
             del self.wanted[chunk]
+
+
+def assign_directories(batch: StagedBatch) -> None:
+    """Name the new directories that new files can be staged in, under their own names.
+
+    They need no step of their own then. Not where the batch moves or deletes something: it
+    may be the directory.
+    """
+    if any(isinstance(staged.change, Move | Delete) for staged in batch.changes):
+        return
+    made: dict[bytes, StagedChange] = {}
+    for staged in batch.changes:
+        change = staged.change
+        if isinstance(change, MakeDirectory):
+            made[change.path] = staged
+        elif isinstance(change, PutFile):
+            staged.directory = made.get(split(change.path)[0])
 
 
 def upload_name(upload: bytes) -> bytes:

@@ -331,8 +331,14 @@ class NewFile(NamedTuple):
 class Staging(Protocol):
     """Content on its way in; nothing of it can be seen in the tree."""
 
-    def create_files(self, files: Sequence[NewFile]) -> tuple[list[int], OSError | None]:
-        """Stage whole small files; return their inodes, and what hindered the next one."""
+    def create_files(
+        self, files: Sequence[NewFile], directory: bytes = b""
+    ) -> tuple[list[tuple[int, int]], OSError | None]:
+        """Stage whole small files, by themselves or in a staged directory.
+
+        Returns:
+            (inode, ctime_ns) of each, and what hindered the next one.
+        """
 
     def open_file(self, name: bytes, size_bytes: int) -> StagedFile:
         """Stage a file to be filled, or reopen one that has ``size_bytes`` already.
@@ -355,13 +361,13 @@ class Staging(Protocol):
         """Stage a symlink; return its inode."""
 
     def discard(self, names: Iterable[bytes]) -> None:
-        """Drop staged objects that no commit has taken over."""
+        """Drop staged objects that no commit has taken over, with all in them."""
 
     def names(self) -> list[bytes]:
         """Return the names of all staged objects."""
 
-    def flush(self, files: Sequence[bytes], others: int) -> bool:
-        """Make staged files (and so many ``others``) durable.
+    def flush(self, files: Sequence[bytes], filled: Sequence[bytes], others: int) -> bool:
+        """Make staged files, directories with all in them, and so many ``others`` durable.
 
         Returns:
             True if with them all that was done before is durable, renames included.

@@ -8,12 +8,15 @@ assert sys.platform != "win32"
 
 import errno
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 from twinfold.core.chunking import chunk_id
 from twinfold.model import Chunk
+from twinfold.storage.attic import purge
+from twinfold.storage.directories import OPEN_DIRECTORY
 from twinfold.storage.interface import NewFile
-from twinfold.system.bulk import create_files
+from twinfold.system.bulk import FileIdentity, create_files
 from twinfold.system.durability import sync_file, sync_file_system
 
 _REOPEN = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -69,12 +72,30 @@ class Staging:
     def __init__(self, fd: int) -> None:
         self._fd = fd
 
-    def create_files(self, files: Sequence[NewFile]) -> tuple[list[int], OSError | None]:
-        """Stage whole small files; return their inodes, and what hindered the next one."""
-        inodes, number = create_files(self._fd, files)
+    def create_files(
+        self, files: Sequence[NewFile], directory: bytes = b""
+    ) -> tuple[list[FileIdentity], OSError | None]:
+        """Stage whole small files, by themselves or in a staged directory.
+
+        Returns:
+            (inode, ctime_ns) of each, and what hindered the next one.
+        """
+        with self._opened(directory) as fd:
+            identities, number = create_files(fd, files)
         if not number:
-            return inodes, None
-        return inodes, OSError(number, os.strerror(number), files[len(inodes)].name)
+            return identities, None
+        return identities, OSError(number, os.strerror(number), files[len(identities)].name)
+
+    @contextmanager
+    def _opened(self, directory: bytes) -> Iterator[int]:
+        if not directory:
+            yield self._fd
+            return
+        fd = os.open(directory, OPEN_DIRECTORY, dir_fd=self._fd)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
 
     def open_file(self, name: bytes, size_bytes: int) -> FileBeingFilled:
         """Stage a file to be filled, or reopen one that has ``size_bytes`` already.
@@ -123,27 +144,29 @@ class Staging:
             except FileNotFoundError:
                 continue
             except (IsADirectoryError, PermissionError):
-                os.rmdir(name, dir_fd=self._fd)
+                purge(self._fd, name)
 
     def names(self) -> list[bytes]:
         """Return the names of all staged objects."""
         return [os.fsencode(name) for name in os.listdir(self._fd)]
 
-    def flush(self, files: Sequence[bytes], others: int) -> bool:
-        """Make staged files (and so many ``others``) durable.
+    def flush(self, files: Sequence[bytes], filled: Sequence[bytes], others: int) -> bool:
+        """Make staged files, directories with all in them, and so many ``others`` durable.
 
         Returns:
             True if with them all that was done before is durable, renames included.
         """
-        if (len(files) > _FEW_FILES or others) and sync_file_system(self._fd):
+        if (len(files) > _FEW_FILES or filled or others) and sync_file_system(self._fd):
             return True
-        for name in files:
-            fd = os.open(name, _READ, dir_fd=self._fd)
-            try:
-                sync_file(fd)
-            finally:
-                os.close(fd)
-        sync_file(self._fd)
+        try:
+            _sync_files(self._fd, files)
+            for directory in filled:
+                with self._opened(directory) as fd:
+                    _sync_files(fd, [os.fsencode(name) for name in os.listdir(fd)])
+        except PermissionError:
+            # Its bits keep us from opening one; it can be synced with everything else.
+            self.flush_all()
+            return True
         return False
 
     def flush_all(self) -> None:
@@ -151,3 +174,14 @@ class Staging:
         if not sync_file_system(self._fd):
             os.sync()
             sync_file(self._fd)
+
+
+def _sync_files(directory: int, names: Iterable[bytes]) -> None:
+    """Sync files of a directory, and then itself."""
+    for name in names:
+        fd = os.open(name, _READ, dir_fd=directory)
+        try:
+            sync_file(fd)
+        finally:
+            os.close(fd)
+    sync_file(directory)

@@ -26,29 +26,35 @@ NewName = tuple[int, bytes, int, bytes]
 ListedFile = tuple[bytes, int, int, int, int, int, int]
 """Name, mode, size in bytes, mtime and ctime in ns, device and inode of a file."""
 
+FileIdentity = tuple[int, int]
+"""Inode and ctime in ns of a file."""
+
 _HOLE_BYTES = 32 * 1024
 """A part of at least so many zeros becomes a hole."""
 
 
-def create_files_singly(directory_fd: int, files: Sequence[NewFile]) -> tuple[list[int], int]:
+def create_files_singly(
+    directory_fd: int, files: Sequence[NewFile]
+) -> tuple[list[FileIdentity], int]:
     """Do what `create_files` does, file by file."""
-    inodes: list[int] = []
+    identities: list[FileIdentity] = []
     for file in files:
         try:
-            inodes.append(_create(directory_fd, file))
+            identities.append(_create(directory_fd, file))
         except OSError as error:
-            return inodes, error.errno or 0
-    return inodes, 0
+            return identities, error.errno or 0
+    return identities, 0
 
 
-def _create(directory_fd: int, file: NewFile) -> int:
+def _create(directory_fd: int, file: NewFile) -> FileIdentity:
     name, mode, mtime_ns, parts = file
     fd = os.open(name, _CREATE, mode, dir_fd=directory_fd)
     try:
         try:
             _fill(fd, parts)
             os.utime(fd, ns=(mtime_ns, mtime_ns))
-            return os.fstat(fd).st_ino
+            status = os.fstat(fd)
+            return status.st_ino, status.st_ctime_ns
         finally:
             os.close(fd)
     except OSError:
@@ -70,9 +76,9 @@ def _fill(fd: int, parts: Sequence[bytes | memoryview]) -> None:
         os.ftruncate(fd, os.lseek(fd, 0, os.SEEK_CUR))
 
 
-def rename_files_singly(files: Sequence[NewName]) -> tuple[list[tuple[int, int]], int]:
+def rename_files_singly(files: Sequence[NewName]) -> tuple[list[FileIdentity], int]:
     """Do what `rename_files` does, file by file."""
-    identities: list[tuple[int, int]] = []
+    identities: list[FileIdentity] = []
     for source_fd, source, target_fd, target in files:
         try:
             rename_new(source, target, source_fd, target_fd)
@@ -94,18 +100,18 @@ def fetch_nothing(_directory_fd: int, _name: bytes, _limit_bytes: int) -> None:
     """Do as `fetch_files` may: leave it to the system what it reads ahead."""
 
 
-create_files: Callable[[int, Sequence[NewFile]], tuple[list[int], int]]
+create_files: Callable[[int, Sequence[NewFile]], tuple[list[FileIdentity], int]]
 """Create files in a directory.
 
 Returns:
-    Their inodes, and the error number that hindered the next one, or 0.
+    The identity of each, and the error number that hindered the next one, or 0.
 """
 
-rename_files: Callable[[Sequence[NewName]], tuple[list[tuple[int, int]], int]]
+rename_files: Callable[[Sequence[NewName]], tuple[list[FileIdentity], int]]
 """Rename files that replace nothing.
 
 Returns:
-    (inode, ctime_ns) of each, and the error number that hindered the next one, or 0.
+    The identity of each, and the error number that hindered the next one, or 0.
 """
 
 read_files: Callable[[int, Sequence[ListedFile], int], list[bytes | None]]
