@@ -1,0 +1,172 @@
+"""Plants known faults into a copy of the program, one at a time: the tests have to notice each.
+
+    python -m tests.planted [--only NAME ...] [--jobs N] [--list]
+
+First all tests that are to fail later have to pass on a copy without a fault. The table that
+is printed at the end is the one in docs/guarantees.md. The exit code is 1 if a fault was not
+noticed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from queue import SimpleQueue
+from typing import NamedTuple
+
+from tests.planted.fault import Fault, plant, uproot
+from tests.planted.faults import FAULTS
+
+ROOT = Path(__file__).resolve().parents[2]
+LIMIT_S = 180.0
+"""A run of tests that takes longer hangs."""
+
+SOUND_LIMIT_S = 1_800.0
+ABSENT = shutil.ignore_patterns(".git", ".venv", "__pycache__", ".*cache", ".hypothesis")
+SOME_FAILED = 1
+"""pytest's exit code; others mean that the tests did not even begin."""
+
+
+class Ended(NamedTuple):
+    """A run of tests: its exit code (None if it hung), its first failing test, its output."""
+
+    code: int | None
+    failed: str
+    took_s: float
+    output: str
+
+
+class Verdict(NamedTuple):
+    """What became of a planted fault."""
+
+    fault: Fault
+    ended: Ended
+
+    @property
+    def noticed_by(self) -> str:
+        """The first test that failed; empty if the fault was not noticed."""
+        if self.ended.code is None:
+            return "hangs" if self.fault.hangs else ""
+        return self.ended.failed if self.ended.code == SOME_FAILED else ""
+
+
+def main() -> int:
+    """Run what the command line asks for; return the exit code."""
+    asked = _arguments()
+    faults = [fault for fault in FAULTS if not asked.only or fault.name in asked.only]
+    if asked.list:
+        print("\n".join(fault.name for fault in faults))
+        return 0
+    with tempfile.TemporaryDirectory(prefix="planted-", dir=asked.work) as work:
+        copies: SimpleQueue[Path] = SimpleQueue()
+        for number in range(asked.jobs):
+            copies.put(_copy(Path(work) / f"copy-{number}"))
+        if not asked.trust and not _is_sound(faults, copies):
+            return 1
+        with ThreadPoolExecutor(asked.jobs) as pool:
+            verdicts = list(pool.map(lambda fault: _try(fault, copies), faults))
+    print("\n".join(_table(verdicts)))
+    return 0 if all(verdict.noticed_by for verdict in verdicts) else 1
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.planted", description=__doc__)
+    names = sorted(fault.name for fault in FAULTS)
+    parser.add_argument("--only", nargs="+", choices=names, metavar="NAME")
+    parser.add_argument("--jobs", type=int, default=1, help="so many faults at the same time")
+    parser.add_argument("--list", action="store_true", help="only name the faults")
+    parser.add_argument("--trust", action="store_true", help="do not first run without a fault")
+    parser.add_argument("--work", type=Path, help="where the copies go")
+    return parser.parse_args()
+
+
+def _copy(target: Path) -> Path:
+    """Copy the repository, the compiled parts of the package included."""
+    shutil.copytree(ROOT, target, ignore=ABSENT)
+    return target
+
+
+def _is_sound(faults: list[Fault], copies: SimpleQueue[Path]) -> bool:
+    """Tell whether the tests pass as long as no fault is planted."""
+    copy = copies.get()
+    tests = sorted({test for fault in faults for test in fault.tests})
+    ended = _run(copy, tests, SOUND_LIMIT_S)
+    copies.put(copy)
+    print(f"without a fault: exit code {ended.code} after {ended.took_s:.0f} s", flush=True)
+    if ended.code != 0:
+        print(ended.output)
+    return ended.code == 0
+
+
+def _try(fault: Fault, copies: SimpleQueue[Path]) -> Verdict:
+    copy = copies.get()
+    plant(fault, copy)
+    try:
+        verdict = Verdict(fault, _run(copy, list(fault.tests), LIMIT_S))
+    finally:
+        uproot(fault, copy, ROOT)
+        copies.put(copy)
+    ended = verdict.ended
+    told = verdict.noticed_by or f"NOT NOTICED (exit code {ended.code})\n{ended.output}"
+    print(f"{fault.name}: {told}, {ended.took_s:.0f} s", flush=True)
+    return verdict
+
+
+def _run(copy: Path, tests: list[str], limit_s: float) -> Ended:
+    """Run tests of a copy, to the first that fails."""
+    shutil.rmtree(copy / ".hypothesis", ignore_errors=True)
+    scratch = copy.with_name(f"{copy.name}-scratch")
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir()
+    words = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "--hypothesis-seed=1"]
+    # The copy's own folders go before those of the installed package.
+    environment = os.environ | {"PYTHONPATH": f"{copy / 'src'}{os.pathsep}{copy}"}
+    environment |= {"TMPDIR": str(scratch), "PYTHONDONTWRITEBYTECODE": "1"}
+    began_s = time.monotonic()
+    running = subprocess.Popen(
+        [*words, *tests],
+        cwd=copy,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        text=True,
+        errors="backslashreplace",
+    )
+    try:
+        output, _ = running.communicate(timeout=limit_s)
+        code: int | None = running.returncode
+    except subprocess.TimeoutExpired:
+        code = None
+    finally:
+        # What the tests started is of their process group, and ends with them.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(running.pid, signal.SIGKILL)
+    if code is None:
+        output, _ = running.communicate()
+    failed = next((line for line in output.splitlines() if line.startswith("FAILED ")), "")
+    name = failed.removeprefix("FAILED ").partition(" - ")[0].removeprefix("tests/")
+    return Ended(code, name, time.monotonic() - began_s, output[-6_000:])
+
+
+def _table(verdicts: list[Verdict]) -> list[str]:
+    lines = ["", "| fault | promise | noticed by | seconds |", "|---|---|---|---|"]
+    for verdict in verdicts:
+        by = f"`{verdict.noticed_by}`" if verdict.noticed_by else "**nothing**"
+        fault = verdict.fault
+        lines.append(f"| {fault.name} | {fault.promise} | {by} | {verdict.ended.took_s:.0f} |")
+    return lines
+
+
+if __name__ == "__main__":
+    sys.exit(main())

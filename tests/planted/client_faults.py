@@ -1,0 +1,263 @@
+"""Faults of the client: what it reads, what it takes for gone, what it says."""
+
+from __future__ import annotations
+
+from tests.planted.fault import Edit, Fault
+
+READ = "tests/client/test_read.py"
+SCAN = "tests/client/test_scan.py"
+SYNC = "tests/client/test_sync.py"
+WATCH = "tests/client/test_watch.py"
+GUARDS = "tests/client/test_guards.py"
+
+CLIENT_FAULTS = (
+    Fault(
+        "a file that changes while it is read is sent",
+        "4",
+        (
+            Edit(
+                "client/read.py",
+                "    if not is_unchanged(fd, facts):\n        raise UnsettledError",
+                "    if fd < 0:\n        raise UnsettledError",
+            ),
+        ),
+        (READ,),
+    ),
+    Fault(
+        "a file of this clock tick is read at once",
+        "4",
+        (
+            Edit(
+                "core/planning.py",
+                "    return now_ns - ctime_ns < granularity_ns",
+                "    return False",
+            ),
+        ),
+        (READ,),
+    ),
+    Fault(
+        "no guard against many deletions",
+        "6",
+        (
+            Edit(
+                "client/guard.py",
+                "return deletions if deletions_held(deletions, self._entries_before, limit) else 0",
+                "return 0",
+            ),
+        ),
+        (f"{SCAN}::test_the_guard_holds_many_deletions", GUARDS),
+    ),
+    Fault(
+        "another folder is taken for the source",
+        "6",
+        (
+            Edit(
+                "client/source.py",
+                "            return identity != self._identity\n",
+                "            return False\n",
+            ),
+        ),
+        (f"{SCAN}::test_a_vanished_source_deletes_nothing", GUARDS),
+    ),
+    Fault(
+        "another folder is taken for the source after a restart",
+        "6",
+        (
+            Edit(
+                "client/source.py",
+                '        if self._state.number("root_inode") not in (0, identity[1]):\n'
+                "            return True\n",
+                "",
+            ),
+        ),
+        (GUARDS, SYNC, "tests/e2e/test_guard.py", "tests/e2e/test_away.py"),
+    ),
+    Fault(
+        "the source is not looked at again before deletions",
+        "6",
+        (
+            Edit(
+                "client/scan.py",
+                "        if not tools.is_same_source():\n",
+                "        if False:\n",
+            ),
+        ),
+        (SCAN,),
+    ),
+    Fault(
+        "a listing that failed counts as empty",
+        "6",
+        (
+            Edit(
+                "client/scan.py",
+                "        except OSError as error:\n"
+                "            self.note_unentered(path, error)\n"
+                "            return None\n"
+                "        known = ",
+                "        except OSError as error:\n"
+                "            self.note_unentered(path, error)\n"
+                "            listing = {}\n"
+                "        known = ",
+            ),
+        ),
+        (f"{SCAN}::test_an_unreadable_directory_deletes_nothing",),
+    ),
+    Fault(
+        "a move is not verified by its content",
+        "5",
+        (
+            Edit(
+                "client/files.py",
+                "        if origin is not None and _has_content(origin.known, now, content):",
+                "        if origin is not None:",
+            ),
+        ),
+        (SCAN,),
+    ),
+    Fault(
+        "a hard link is taken for a move",
+        "5",
+        (
+            Edit(
+                "client/moves.py",
+                "        return seen is not None and seen[0][5:] == facts[5:]",
+                "        return False",
+            ),
+        ),
+        (SCAN,),
+    ),
+    Fault(
+        "moves are not found",
+        "12",
+        (
+            Edit(
+                "client/moves.py",
+                "            if origin is not None and not is_within(path, origin.path):\n",
+                "            if origin is not None and is_within(path, origin.path):\n",
+            ),
+        ),
+        (f"{SCAN}::test_moving_a_directory_is_one_change",),
+    ),
+    Fault(
+        "symlinks that lead elsewhere stay as they were",
+        "5",
+        (
+            Edit(
+                "client/files.py",
+                "        change = MakeSymlink(path, target) if target != known.target else None",
+                "        change = None",
+            ),
+        ),
+        (SCAN,),
+    ),
+    Fault(
+        "other names of a hard link are not looked at",
+        "5",
+        (
+            Edit(
+                "client/dirty.py",
+                "        if len(self._linked) < MAX_LINKS:\n",
+                "        if len(self._linked) < 0:\n",
+            ),
+        ),
+        (SCAN,),
+    ),
+    Fault(
+        "symlinks are followed while reading",
+        "7",
+        (
+            Edit(
+                "client/tree.py",
+                "_DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW",
+                "_DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY",
+            ),
+        ),
+        (
+            "tests/worlds/test_strange_entries.py::test_a_directory_of_the_source_that_is_a_symlink_at_times",
+        ),
+    ),
+    Fault(
+        "a queue that overflowed is no loss",
+        "11",
+        (
+            Edit(
+                "client/inotify.py",
+                "            self._overflowed = True\n            self._lose()\n",
+                "            self._overflowed = True\n",
+            ),
+        ),
+        (WATCH,),
+    ),
+    Fault(
+        "directories that cannot be watched are not told of",
+        "11",
+        (
+            Edit(
+                "client/inotify.py",
+                "        if not count:\n            return None",
+                "        if count >= 0:\n            return None",
+            ),
+        ),
+        (WATCH,),
+    ),
+    Fault(
+        "in sync while deletions are held",
+        "11",
+        (
+            Edit(
+                "client/sync.py",
+                "        if agenda.has_news or agenda.is_settling or board.held_deletions:",
+                "        if agenda.has_news or agenda.is_settling:",
+            ),
+        ),
+        (f"{SYNC}::test_held_deletions_keep_it_from_being_in_sync",),
+    ),
+    Fault(
+        "refused entries are not listed",
+        "16",
+        (
+            Edit(
+                "client/board.py",
+                "                self.problems.note(change.path, refusal.reason)\n",
+                "",
+            ),
+        ),
+        ("tests/worlds/test_live_collisions.py::test_one_of_two_is_held_until_the_other_goes",),
+    ),
+    Fault(
+        "the state advances before the acknowledgement",
+        "2",
+        (
+            Edit(
+                "client/transfer.py",
+                "            if batch.changes:\n                answer,",
+                "            self._state.acknowledge(self._accepted(batch, ()), (), None)\n"
+                "            if batch.changes:\n                answer,",
+            ),
+            Edit(
+                "client/transfer.py",
+                "            effects = self._accepted(batch, answer.refused)\n",
+                "            effects = list[Effect]()\n",
+            ),
+        ),
+        (SYNC, "tests/e2e/test_away.py"),
+    ),
+    Fault(
+        "any certificate will do",
+        "15",
+        (
+            Edit(
+                "client/connection.py",
+                "            self._ssl = aiohttp.Fingerprint(bytes.fromhex(address.fingerprint))",
+                "            self._ssl = False",
+            ),
+        ),
+        ("tests/e2e/test_tls.py",),
+    ),
+    Fault(
+        "two clients for one source",
+        "13",
+        (Edit("client/run.py", "        lock.acquire()\n", ""),),
+        (f"{SYNC}::test_a_second_client_for_a_source_is_refused",),
+    ),
+)

@@ -1,0 +1,178 @@
+"""Faults of what the server decides: whom it believes, what it answers, what it keeps."""
+
+from __future__ import annotations
+
+from tests.planted.fault import Edit, Fault
+
+RECEIVE = "tests/server/test_receive.py"
+STAGE = "tests/server/test_stage.py"
+WIRE = "tests/e2e/test_wire.py"
+
+SERVER_FAULTS = (
+    Fault(
+        "hash of what arrives not compared",
+        "4",
+        (
+            Edit(
+                "server/stage.py",
+                "            if chunk.size != batch.sizes[chunk.id] or chunk_id(data) != chunk.id:",
+                "            if chunk.size != batch.sizes[chunk.id]:",
+            ),
+        ),
+        (f"{RECEIVE}::test_bytes_with_another_hash_are_refused",),
+    ),
+    Fault(
+        "hash of what is reused not compared",
+        "10",
+        (
+            Edit(
+                "server/stage.py",
+                "            if len(data) == chunk.size and chunk_id(data) == chunk.id:",
+                "            if len(data) == chunk.size:",
+            ),
+        ),
+        (STAGE,),
+    ),
+    Fault(
+        "any epoch may write",
+        "8",
+        (Edit("core/session.py", "    if epoch == current.epoch:\n", "    if epoch:\n"),),
+        (RECEIVE,),
+    ),
+    Fault(
+        "a batch that was committed is committed again",
+        "8",
+        (Edit("core/session.py", "    return number <= current.committed", "    return False"),),
+        (RECEIVE,),
+    ),
+    Fault(
+        "a repeated batch is not answered as the first time",
+        "8",
+        (
+            Edit(
+                "server/receive.py",
+                "            answer = self._pending.answer(number)\n",
+                "            answer = BatchAnswer(revision=session.revision)\n",
+            ),
+        ),
+        (RECEIVE, "tests/worlds/test_live_collisions.py"),
+    ),
+    Fault(
+        "acknowledged before it is committed",
+        "2",
+        (
+            Edit(
+                "server/receive.py",
+                "        return await asyncio.shield(pending.answer)\n",
+                "        return BatchAnswer(revision=session.revision + 1)\n",
+            ),
+        ),
+        (RECEIVE,),
+    ),
+    Fault(
+        "a copied state is taken for the first one",
+        "13",
+        (
+            Edit(
+                "core/session.py",
+                "    is_next = current.client_id == client_id and current.instance in"
+                " (instance, *earlier)",
+                "    is_next = current.client_id == client_id",
+            ),
+        ),
+        ("tests/core/test_session.py",),
+    ),
+    Fault(
+        "another client takes a folder without being asked to",
+        "13",
+        (
+            Edit(
+                "core/session.py",
+                "    if current.client_id and not (is_next or is_again or take_over):\n"
+                "        raise _refusal(current, client_id, name)\n",
+                "",
+            ),
+        ),
+        ("tests/core/test_session.py",),
+    ),
+    Fault(
+        "the beginning of the token is enough",
+        "15",
+        (
+            Edit(
+                "server/admission.py",
+                "        if hmac.compare_digest(given, self._authorization):",
+                "        if given and self._authorization.startswith(given):",
+            ),
+        ),
+        (f"{WIRE}::test_the_token_is_compared_whole",),
+    ),
+    Fault(
+        "paths with dots",
+        "7",
+        (Edit("core/paths.py", '(b"", b".", b"..")', '(b"",)'),),
+        ("tests/core/test_paths.py",),
+    ),
+    Fault(
+        "a payload may unpack to more than it announces",
+        "14",
+        (
+            Edit(
+                "protocol.py",
+                "        payload = decompressor.decompress("
+                "packed, max_length=frame.size_bytes + 1)",
+                "        payload = decompressor.decompress(packed)",
+            ),
+        ),
+        ("tests/core/test_protocol.py",),
+    ),
+    Fault(
+        "the attic expires too early",
+        "3",
+        (Edit("core/retention.py", "now_ns - keep_s * _NS", "now_ns - keep_s"),),
+        ("tests/core/test_retention.py", "tests/server/test_collect.py"),
+    ),
+    Fault(
+        "content takes the reserve",
+        "17",
+        (
+            Edit(
+                "core/room.py",
+                "free_bytes=max(0, self.free_bytes - self.reserve_bytes),",
+                "free_bytes=self.free_bytes,",
+            ),
+        ),
+        ("tests/server/test_room.py", "tests/server/test_refusals.py", "tests/e2e/test_full.py"),
+    ),
+    Fault(
+        "drift does not end the epoch",
+        "18",
+        (
+            Edit(
+                "server/heal.py",
+                "                work.save_session("
+                "rules.drift(self._index.session(), len(paths), now_s))\n",
+                "                del now_s\n",
+            ),
+        ),
+        ("tests/server/test_drift.py",),
+    ),
+    Fault(
+        "drift without a second look",
+        "18",
+        (
+            Edit(
+                "server/heal.py",
+                "            looked = self._forest.look_at(TREE, names)\n"
+                "            if self._is_case(suspect, node, looked):",
+                "            looked = None\n            if True:",
+            ),
+            Edit(
+                "server/heal.py",
+                "        looked = self._forest.look_at(TREE, case.names)\n        if node",
+                "        looked = case.looked\n        if node",
+            ),
+        ),
+        ("tests/server/test_drift.py",),
+    ),
+)

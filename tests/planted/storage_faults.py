@@ -1,0 +1,145 @@
+"""Faults of what touches the disk: order, durability, names, containment."""
+
+from __future__ import annotations
+
+from tests.planted.fault import Edit, Fault
+
+RECOVERY = "tests/server/test_recovery.py"
+COMMIT = "tests/server/test_commit.py"
+RECORD = "                    work.add_intents(steps)\n"
+SAVE = "                    work.save_session("
+TREE = "tests/storage/test_tree.py"
+
+STORAGE_FAULTS = (
+    Fault(
+        "attic link before replacing left out",
+        "3",
+        (
+            Edit(
+                "storage/perform.py",
+                "                keep_in_attic(self._directories, step.source, step.name)\n",
+                "                pass\n",
+            ),
+        ),
+        (f"{COMMIT}::test_any_changes_do_what_they_say",),
+    ),
+    Fault(
+        "intents not recorded",
+        "2",
+        (Edit("server/commit.py", f"{RECORD}{SAVE}", SAVE),),
+        (RECOVERY,),
+    ),
+    Fault(
+        "steps before their record",
+        "2",
+        (
+            Edit(
+                "server/commit.py",
+                f"{RECORD}{SAVE}",
+                f"                    refused = self._perform(steps, again=False)\n{RECORD}{SAVE}",
+            ),
+            Edit(
+                "server/commit.py",
+                "            refused = self._perform(steps, again=False)\n        with",
+                "        with",
+            ),
+        ),
+        (RECOVERY,),
+    ),
+    Fault(
+        "no roll forward after a crash",
+        "2",
+        (
+            Edit(
+                "server/commit.py",
+                "        if steps:\n            self._open",
+                "        if not steps:\n            self._open",
+            ),
+        ),
+        (RECOVERY,),
+    ),
+    Fault(
+        "recovery believes a name, not the inode",
+        "3",
+        (
+            Edit(
+                "storage/recovery.py",
+                "if inode_at(self._directories.roots[ATTIC], step.name) != step.inode:",
+                "if inode_at(self._directories.roots[ATTIC], step.name) is None:",
+            ),
+        ),
+        (RECOVERY,),
+    ),
+    Fault(
+        "a rename that overwrites",
+        "3",
+        (
+            Edit(
+                "storage/perform.py",
+                "    rename_new(name, wanted.name, source, target)\n",
+                "    os.rename(name, wanted.name, src_dir_fd=source, dst_dir_fd=target)\n",
+            ),
+        ),
+        (RECOVERY, "tests/server/test_drift.py", COMMIT),
+    ),
+    Fault(
+        "directories keep the time of the last change in them",
+        "5",
+        (
+            Edit(
+                "storage/perform.py",
+                "            os.utime(fd, ns=(step.mtime_ns, step.mtime_ns))\n",
+                "",
+            ),
+        ),
+        (f"{COMMIT}::test_any_changes_do_what_they_say",),
+    ),
+    Fault(
+        "mode bits not set again",
+        "5",
+        (Edit("system/attributes.py", "            os.chmod(itself, mode)\n", ""),),
+        (f"{COMMIT}::test_any_changes_do_what_they_say",),
+    ),
+    Fault(
+        "directories opened through symlinks",
+        "7",
+        (
+            Edit(
+                "storage/directories.py",
+                "OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC",
+                "OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC",
+            ),
+        ),
+        (TREE, "tests/server/test_stage.py::test_content_is_never_read_through_a_symlink"),
+    ),
+    Fault(
+        "a destination served twice",
+        "13",
+        (Edit("storage/destination.py", "    lock.acquire()\n", ""),),
+        ("tests/e2e/test_usage.py::test_a_second_server_on_a_destination",),
+    ),
+    Fault(
+        "a destination that moved away is written to",
+        "20",
+        (
+            Edit(
+                "storage/destination.py",
+                "            if not _is_same(path, fd):",
+                "            if False:",
+            ),
+        ),
+        ("tests/e2e/test_drift.py::test_a_destination_that_is_taken_away_ends_the_server",),
+    ),
+    Fault(
+        "an index in doubt is written on",
+        "17",
+        (Edit("storage/index.py", "            self._is_doubtful = True\n", ""),),
+        ("tests/server/test_failing_disk.py",),
+    ),
+    Fault(
+        "a failed sync is repeated and believed",
+        "17",
+        (Edit("server/commit.py", "            self._sync_failed = True\n", ""),),
+        ("tests/server/test_failing_disk.py",),
+    ),
+)
