@@ -123,11 +123,11 @@ def _try(fault: Fault, copies: SimpleQueue[Path]) -> Verdict:
 
 def _run(copy: Path, tests: list[str], limit_s: float) -> Ended:
     """Run tests of a copy, to the first that fails."""
-    shutil.rmtree(copy / ".hypothesis", ignore_errors=True)
     scratch = copy.with_name(f"{copy.name}-scratch")
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir()
     words = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "--hypothesis-seed=1"]
+    words += ["-p", "tests.planted.unshrunk"]
     # The copy's own folders go before those of the installed package.
     environment = os.environ | {"PYTHONPATH": f"{copy / 'src'}{os.pathsep}{copy}"}
     environment |= {"TMPDIR": str(scratch), "PYTHONDONTWRITEBYTECODE": "1"}
