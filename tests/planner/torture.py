@@ -39,7 +39,7 @@ def run(seed: int, seconds: float, work: Path) -> Outcome:
         real = turn % _REAL_EVERY == 0
         try:
             explore(seed + turn, _EXAMPLES, real=real, counts=counts, until_s=end_s)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is shown
             told = "".join(traceback.format_exception(error))
             replay = f"python -m tests.planner.torture {seed + turn}{' --real' * real}"
             failures.append(Failure(f"seed {seed + turn}: {error}", replay, told))
