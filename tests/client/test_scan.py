@@ -124,6 +124,23 @@ def test_an_entry_that_is_being_replaced_is_not_moved(source: ScannedSource) -> 
     check(source)
 
 
+def test_a_directory_takes_the_name_of_what_moved_into_another(source: ScannedSource) -> None:
+    """The state knows the file at its new place: when it is deleted there, that is seen."""
+    for number in range(8):
+        (source.root / f"d{number}").mkdir()
+        (source.root / f"f{number}").write_bytes(b"%d" % number)
+    source.scan()
+    for number in range(8):
+        (source.root / f"f{number}").rename(source.root / f"d{number}" / "f")
+        (source.root / f"f{number}").mkdir()
+    source.scan()
+    check(source)
+    for number in range(8):
+        (source.root / f"d{number}" / "f").unlink()
+    source.scan()
+    check(source)
+
+
 def test_a_chain_of_renames(source: ScannedSource) -> None:
     """B becomes c while a becomes b: no content is mixed up."""
     for name in "ab":

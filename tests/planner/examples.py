@@ -49,6 +49,7 @@ def explore(
         AssertionError: a promise was broken; the smallest example that does it is in its notes.
     """
     counted: Counter[str] = Counter() if counts is None else counts
+    failed: list[bool] = []
 
     @_seeded(seed)
     @settings(
@@ -67,7 +68,8 @@ def explore(
         meanwhile: list[Draw],
         limits: tuple[int, int],
     ) -> None:
-        if time.monotonic() > until_s:
+        # Once one has failed, all are run: it is made smaller.
+        if time.monotonic() > until_s and not failed:
             return
         counted["examples"] += 1
         with pytest.MonkeyPatch.context() as patch:
@@ -75,7 +77,11 @@ def explore(
             patch.setattr(batches, "MAX_CONTENT_BYTES", limits[1])
             patch.setattr(files, "WHOLE_BYTES", BIG_BYTES)
             patch.setattr(uploads, "WHOLE_BYTES", BIG_BYTES)
-            _live(first, rounds, trouble, meanwhile, real, counted)
+            try:
+                _live(first, rounds, trouble, meanwhile, real, counted)
+            except BaseException:
+                failed.append(True)
+                raise
 
     live()
     return counted

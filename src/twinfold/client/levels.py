@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from twinfold.client.effects import Effect
+from twinfold.client.effects import Remove
 from twinfold.client.tree import Directory, open_path
 from twinfold.core.planning import Facts, Known
 
@@ -18,7 +18,7 @@ class Child(msgspec.Struct):
     listed: Facts | None
     known: Known | None
     moved: bool = False
-    replacing: tuple[Effect, ...] = ()
+    replacing: tuple[Remove, ...] = ()
     fetched: bool = False
 
 

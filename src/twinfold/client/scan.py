@@ -267,7 +267,9 @@ class Scan:
             change = SetAttributes(path, facts.mode, facts.mtime_ns)
         elif child.known.facts == facts:
             return
-        self._add(change, *child.replacing, effect, header_bytes=len(path))
+        # What had the name when its directory was listed may have been found elsewhere since.
+        gone = [old for old in child.replacing if old.node not in self.tools.moves.moved]
+        self._add(change, *gone, effect, header_bytes=len(path))
 
     def _plan_entries(
         self,
@@ -317,7 +319,7 @@ class Scan:
         name: bytes,
         facts: Facts,
         children: list[Child],
-        replacing: tuple[Effect, ...] = (),
+        replacing: tuple[Remove, ...] = (),
     ) -> None:
         self._check_stop()
         path = join(parent, name)
@@ -357,7 +359,7 @@ class Scan:
             self.note_error(parent, name, error)
 
     def _place_directory(
-        self, path: bytes, parent: int, name: bytes, facts: Facts, replacing: tuple[Effect, ...]
+        self, path: bytes, parent: int, name: bytes, facts: Facts, replacing: tuple[Remove, ...]
     ) -> Child:
         origin = None if replacing else self.tools.moves.find(facts, path)
         if origin is None:
