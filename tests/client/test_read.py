@@ -13,7 +13,7 @@ import pytest
 
 from twinfold.client import read
 from twinfold.client.read import Reader, ScanStoppedError, UnsettledError, read_again, settled
-from twinfold.client.tree import Directory, open_root
+from twinfold.client.tree import Directory, open_path, open_root
 from twinfold.core.chunking import chunk_id
 from twinfold.core.manifest import content_id
 from twinfold.core.planning import UNSETTLED_CTIME_NS, Facts
@@ -43,6 +43,18 @@ def test_what_is_read_is_what_is_there(tmp_path: Path, folder: Directory, size: 
     assert content == content_id([cut[0] for cut in cuts])
     assert reader.identify(fd, facts) == content
     os.close(fd)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs descriptors")
+def test_no_directory_is_entered_through_a_symlink(tmp_path: Path, folder: Directory) -> None:
+    """Not even one that was a directory when it was listed: it leads nowhere."""
+    (tmp_path / "outside" / "d").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("outside")
+    for path in (b"link", b"link/d"):
+        with pytest.raises(OSError, match=r"link|directory"):
+            open_path(folder, path)
+    with pytest.raises(OSError, match=r"link|directory"):
+        folder.enter(b"link")
 
 
 @pytest.mark.parametrize("size", [100, 100_000])

@@ -258,6 +258,19 @@ def test_a_vanished_source_deletes_nothing(source: ScannedSource) -> None:
     assert not any(isinstance(change, Delete) for change in source.mirror.changes)
 
 
+def test_another_folder_in_the_place_of_the_source_is_not_sent(source: ScannedSource) -> None:
+    """Not even what could be sent without deleting anything."""
+    make_tree(source.root)
+    source.scan()
+    source.forget_changes()
+    source.root.rename(source.root.with_name("away"))
+    shutil.copytree(source.root.with_name("away"), source.root, symlinks=True)
+    (source.root / "another").write_bytes(b"another")
+    with pytest.raises(SourceVanishedError):
+        source.scan()
+    assert source.mirror.changes == []
+
+
 def test_the_source_vanishes_during_the_scan(
     source: ScannedSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:

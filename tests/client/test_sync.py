@@ -256,6 +256,7 @@ async def test_held_deletions_keep_it_from_being_in_sync(
     client = RunningClient(settings)
     assert await client.result() == 3
     assert (await client.told(Held)).deletions == 1_100
+    assert not any(isinstance(event, InSync) for event in client.events)
     assert b"many/7" in destination(tmp_path)
 
 

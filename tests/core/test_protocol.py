@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,7 +25,16 @@ from twinfold.model import (
     Run,
     SetAttributes,
 )
-from twinfold.protocol import Batch, BatchAnswer, FrameKind, Hello, OpenSession, Refusal
+from twinfold.protocol import (
+    Batch,
+    BatchAnswer,
+    Codec,
+    FrameHead,
+    FrameKind,
+    Hello,
+    OpenSession,
+    Refusal,
+)
 
 BYTES = st.binary(max_size=20)
 NUMBER = st.integers(-(1 << 63), (1 << 63) - 1)
@@ -77,12 +88,26 @@ def test_frames_come_out_as_they_went_in(
 
 @pytest.mark.parametrize("size_bytes", [99_999, 100_001, 10])
 def test_a_frame_that_unpacks_to_another_size_is_refused(size_bytes: int) -> None:
-    """A bomb costs no more than it announces."""
+    """Neither more nor less than it announces."""
     frame = protocol.pack_frame(FrameKind.CHUNKS, b"", [bytes(100_000)], 1)
     head = protocol.parse_frame_head(frame[: protocol.FRAME_HEAD_BYTES])
     lying = protocol.FrameHead(head.kind, head.codec, 0, head.packed_bytes, size_bytes)
     with pytest.raises(ProtocolError):
         protocol.unpack_payload(lying, frame[protocol.FRAME_HEAD_BYTES :])
+
+
+def test_a_frame_that_unpacks_to_far_more_costs_no_memory() -> None:
+    """A few kilobytes that unpack to 64 MiB are refused before they have been unpacked."""
+    bomb = protocol.pack_frame(FrameKind.CHUNKS, b"", [bytes(64 << 20)], 1)
+    packed = bomb[protocol.FRAME_HEAD_BYTES :]
+    head = FrameHead(FrameKind.CHUNKS, Codec.ZSTD, 0, len(packed), 1 << 20)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ProtocolError):
+            protocol.unpack_payload(head, packed)
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize(

@@ -21,10 +21,19 @@ def failing(pid: int, log: Path, calls: str, error: str, *filters: str) -> Itera
 
     Skips the test where strace is missing or may not be used.
     """
+    with traced(pid, log, calls, "-e", f"inject={calls}:error={error}", *filters):
+        yield
+
+
+@contextmanager
+def traced(pid: int, log: Path, calls: str, *more: str) -> Iterator[None]:
+    """Write ``calls`` of a process and all its threads to a log, in their order.
+
+    Skips the test where strace is missing or may not be used.
+    """
     if shutil.which("strace") is None:
         pytest.skip("there is no strace")
-    words = ["strace", "-f", "-p", str(pid), "-o", str(log), "-e", f"trace={calls}"]
-    words += ["-e", f"inject={calls}:error={error}", *filters]
+    words = ["strace", "-f", "-p", str(pid), "-o", str(log), "-e", f"trace={calls}", *more]
     tracer = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
     attached = threading.Event()
     told: list[str] = []

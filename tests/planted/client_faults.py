@@ -57,7 +57,7 @@ CLIENT_FAULTS = (
                 "            return False\n",
             ),
         ),
-        (f"{SCAN}::test_a_vanished_source_deletes_nothing", GUARDS),
+        (f"{SCAN}::test_another_folder_in_the_place_of_the_source_is_not_sent",),
     ),
     Fault(
         "another folder is taken for the source after a restart",
@@ -172,9 +172,7 @@ CLIENT_FAULTS = (
                 "_DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY",
             ),
         ),
-        (
-            "tests/worlds/test_strange_entries.py::test_a_directory_of_the_source_that_is_a_symlink_at_times",
-        ),
+        (f"{READ}::test_no_directory_is_entered_through_a_symlink",),
     ),
     Fault(
         "a queue that overflowed is no loss",

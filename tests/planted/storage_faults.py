@@ -10,7 +10,33 @@ RECORD = "                    work.add_intents(steps)\n"
 SAVE = "                    work.save_session("
 TREE = "tests/storage/test_tree.py"
 
+DURABLE = "tests/e2e/test_durable.py"
+
 STORAGE_FAULTS = (
+    Fault(
+        "content of few files not synced",
+        "2",
+        (Edit("storage/staging.py", "                sync_file(fd)\n", "                pass\n"),),
+        (DURABLE,),
+    ),
+    Fault(
+        "content of many files not synced",
+        "2",
+        (
+            Edit(
+                "storage/staging.py",
+                "if (len(files) > _FEW_FILES or others) and sync_file_system(self._fd):",
+                "if len(files) > _FEW_FILES or others:",
+            ),
+        ),
+        (DURABLE,),
+    ),
+    Fault(
+        "the index is not durable",
+        "2",
+        (Edit("storage/index.py", "synchronous=FULL", "synchronous=OFF"),),
+        (DURABLE,),
+    ),
     Fault(
         "attic link before replacing left out",
         "3",
@@ -64,8 +90,8 @@ STORAGE_FAULTS = (
         (
             Edit(
                 "storage/recovery.py",
-                "if inode_at(self._directories.roots[ATTIC], step.name) != step.inode:",
-                "if inode_at(self._directories.roots[ATTIC], step.name) is None:",
+                "            if inode_at(parent, location.name) == inode:\n",
+                "            if inode_at(parent, location.name) is not None:\n",
             ),
         ),
         (RECOVERY,),
