@@ -9,13 +9,16 @@ noticed.
 
 from __future__ import annotations
 
+import sys
+
+assert sys.platform != "win32"
+
 import argparse
 import contextlib
 import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor

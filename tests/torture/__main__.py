@@ -26,6 +26,7 @@ from tests.torture.outcome import Failure, Outcome, Part
 from tests.torture.report import Ran, as_text
 
 PARTS: dict[str, str] = {
+    "model": "tests.model.torture",
     "planner": "tests.planner.torture",
 }
 """The parts by name, and their modules."""
