@@ -106,6 +106,8 @@ class ModelledFolder:
     def write_at(self, path: bytes, offset: int, data: bytes) -> None:
         """Write in the middle of a file, or beyond its end."""
         thing = self.things[path]
+        if not data:
+            return  # Nothing changes then, not even the size.
         if self._do("write in place", lambda: self._pwrite(path, offset, data), path, offset):
             content = thing.content
             content.extend(bytes(max(0, offset - len(content))))
