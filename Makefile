@@ -5,6 +5,7 @@ PYTEST_ARGS ?=
 MINUTES ?= 60
 SEED ?=
 TORTURE_ARGS ?=
+PLANTED_ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -15,7 +16,7 @@ DEV := $(VENV)/.installed-dev
 CODE := src tests $(if $(wildcard benchmarks/*.py benchmarks/*/*.py),benchmarks)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test torture check clean
+.PHONY: help demo test torture planted check clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile
@@ -28,6 +29,9 @@ test: $(DEV) ## run the tests (PYTEST_ARGS="..." adds arguments)
 
 torture: $(DEV) ## try to break it for an hour (MINUTES=..., SEED=..., TORTURE_ARGS="--only ...")
 	$(BIN)/python -m tests.torture --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(TORTURE_ARGS)
+
+planted: $(DEV) ## plant known faults one by one: the tests have to notice each (PLANTED_ARGS="--only ...")
+	$(BIN)/python -m tests.planted $(PLANTED_ARGS)
 
 check: $(DEV) ## lint, format, types for three platforms, import layers
 	$(BIN)/ruff check .

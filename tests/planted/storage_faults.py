@@ -16,7 +16,7 @@ STORAGE_FAULTS = (
     Fault(
         "content of few files not synced",
         "2",
-        (Edit("storage/staging.py", "                sync_file(fd)\n", "                pass\n"),),
+        (Edit("storage/staging.py", "            sync_file(fd)\n", "            pass\n"),),
         (DURABLE,),
     ),
     Fault(
@@ -25,8 +25,8 @@ STORAGE_FAULTS = (
         (
             Edit(
                 "storage/staging.py",
-                "if (len(files) > _FEW_FILES or others) and sync_file_system(self._fd):",
-                "if len(files) > _FEW_FILES or others:",
+                "if (len(files) > _FEW_FILES or filled or others) and sync_file_system(self._fd):",
+                "if len(files) > _FEW_FILES or filled or others:",
             ),
         ),
         (DURABLE,),
