@@ -139,6 +139,68 @@ CLIENT_FAULTS = (
         (f"{SCAN}::test_moving_a_directory_is_one_change",),
     ),
     Fault(
+        "what moved is dropped with its old name",
+        "5",
+        (
+            Edit(
+                "client/scan.py",
+                "        gone = [old for old in child.replacing"
+                " if old.node not in self.tools.moves.moved]\n",
+                "        gone = child.replacing\n",
+            ),
+        ),
+        ("tests/planner/test_convergence.py",),
+    ),
+    Fault(
+        "everything is deleted and sent again",
+        "12",
+        (
+            Edit(
+                "client/files.py",
+                "        if not _has_content(known, now, content):\n",
+                "        if known.node:\n",
+            ),
+        ),
+        ("tests/planner/test_convergence.py",),
+    ),
+    Fault(
+        "a change that keeps size and mtime is not seen",
+        "5",
+        (
+            Edit(
+                "core/planning.py",
+                "        if before is not None and before.facts == facts and kind != DIRECTORY:",
+                "        if before is not None and before.facts[:4] == facts[:4]"
+                " and kind != DIRECTORY:",
+            ),
+        ),
+        (f"{SCAN}::test_a_change_that_keeps_size_and_mtime_is_seen",),
+    ),
+    Fault(
+        "batches of any size are held in memory",
+        "12",
+        (
+            Edit(
+                "client/batch.py",
+                "            or self.held_bytes + size_bytes > MAX_CONTENT_BYTES\n",
+                "",
+            ),
+        ),
+        (f"{SCAN}::test_memory_of_batches_is_bounded",),
+    ),
+    Fault(
+        "redirects are followed",
+        "15",
+        (
+            Edit(
+                "client/connection.py",
+                "data=data, headers=sent, allow_redirects=False",
+                "data=data, headers=sent, allow_redirects=True",
+            ),
+        ),
+        ("tests/e2e/test_tls.py", "tests/e2e/test_strangers.py"),
+    ),
+    Fault(
         "symlinks that lead elsewhere stay as they were",
         "5",
         (

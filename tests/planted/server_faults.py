@@ -96,6 +96,67 @@ SERVER_FAULTS = (
         ("tests/core/test_session.py",),
     ),
     Fault(
+        "batches of the one before stay after a take-over",
+        "8",
+        (
+            Edit(
+                "server/receive.py",
+                "                await self._pending.drop("
+                'OutOfOrderError("another session began"))\n',
+                "",
+            ),
+        ),
+        (RECEIVE,),
+    ),
+    Fault(
+        "the content of an upload is not compared",
+        "4",
+        (
+            Edit(
+                "server/apply.py",
+                "        if hasher.content_id() != change.content:",
+                "        if not hasher.content_id():",
+            ),
+        ),
+        (STAGE, RECEIVE, WIRE),
+    ),
+    Fault(
+        "a batch of any size",
+        "14",
+        (
+            Edit(
+                "server/validate.py",
+                "    if not 0 < len(changes) <= protocol.MAX_BATCH_CHANGES:",
+                "    if not changes:",
+            ),
+        ),
+        (f"{WIRE}::test_more_changes_than_allowed",),
+    ),
+    Fault(
+        "strangers without end",
+        "14",
+        (
+            Edit(
+                "server/admission.py",
+                "        if len(self._strangers) > MOST_STRANGERS:",
+                "        if len(self._strangers) < 0:",
+            ),
+        ),
+        ("tests/server/test_admission.py::test_the_oldest_stranger_goes",),
+    ),
+    Fault(
+        "verify reads nothing",
+        "19",
+        (
+            Edit(
+                "server/drift.py",
+                "            return bool(self._holds(node, looked))\n",
+                "            return True\n",
+            ),
+        ),
+        ("tests/server/test_drift.py::test_bit_rot_is_found_by_reading",),
+    ),
+    Fault(
         "the beginning of the token is enough",
         "15",
         (

@@ -139,6 +139,42 @@ STORAGE_FAULTS = (
         (TREE, "tests/server/test_stage.py::test_content_is_never_read_through_a_symlink"),
     ),
     Fault(
+        "attributes given through symlinks",
+        "7",
+        (
+            Edit(
+                "system/attributes.py",
+                "os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)",
+                "os.O_PATH | os.O_CLOEXEC, dir_fd=directory)",
+            ),
+        ),
+        (TREE,),
+    ),
+    Fault(
+        "a name that the disk takes for another one",
+        "16",
+        (
+            Edit(
+                "storage/recovery.py",
+                "                check_name(self._neighbours, target, target_fd, there)\n",
+                "                pass\n",
+            ),
+        ),
+        ("tests/worlds/test_collisions.py",),
+    ),
+    Fault(
+        "a staged file that was cut is gone on with",
+        "4",
+        (
+            Edit(
+                "storage/staging.py",
+                "        if os.fstat(fd).st_size < size_bytes:\n            os.close(fd)",
+                "        if size_bytes < 0:\n            os.close(fd)",
+            ),
+        ),
+        ("tests/server/test_stage.py",),
+    ),
+    Fault(
         "a destination served twice",
         "13",
         (Edit("storage/destination.py", "    lock.acquire()\n", ""),),
