@@ -85,7 +85,7 @@ class Hall:
     def check(self, folder: ModelledFolder) -> None:
         """Check after a `wait` that all three say the same."""
         status = self.wait()
-        assert status.in_sync, (status, folder.log)
+        assert status.in_sync, self._told([str(status)], folder)
         source, dest = self._trees(folder)
         self.counts["comparisons"] += 1
         found = differences(without_ignored(source), dest)
