@@ -289,6 +289,18 @@ async def test_a_request_that_began_before_a_take_over_writes_nothing(scratch: P
         assert service.rig.tree() == {}
 
 
+async def test_what_was_begun_before_a_take_over_is_dropped(scratch: Path) -> None:
+    """The new writer's batches count from 1 again, and are its own."""
+    async with serving(scratch) as service:
+        first = await service.open_as(b"one")
+        begun = await service.send(first, 1, Batch([put(b"a", b"of the first")]))
+        assert begun.missing
+        second = await service.open_as(b"two")
+        done = await service.put(second, 1, b"b", b"of the second")
+        assert done.revision is not None
+        assert service.rig.tree().keys() == {b"b"}
+
+
 async def test_a_session_opened_during_a_commit(scratch: Path) -> None:
     """It begins after the commit, and knows its revision."""
     gates: list[GatedForest] = []
