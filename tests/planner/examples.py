@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
 from tests.planner.actions import DRAW, DRAWS, Draw
@@ -58,7 +58,6 @@ def explore(
         database=None,
         print_blob=False,
         suppress_health_check=list(HealthCheck),
-        phases=[Phase.generate, Phase.shrink],
     )
     @given(first=FIRST, rounds=ROUNDS, trouble=TROUBLE, meanwhile=DRAWS, limits=LIMITS)
     def live(

@@ -149,7 +149,7 @@ CLIENT_FAULTS = (
                 "        gone = child.replacing\n",
             ),
         ),
-        ("tests/planner/test_convergence.py",),
+        (f"{SCAN}::test_a_directory_takes_the_name_of_what_moved_into_another",),
     ),
     Fault(
         "everything is deleted and sent again",
