@@ -7,7 +7,7 @@ import signal
 import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,16 +15,31 @@ import pytest
 from tests.e2e.harness import LIMIT_S
 
 
-@contextmanager
-def failing(pid: int, log: Path, calls: str, error: str, *filters: str) -> Iterator[None]:
+def failing(
+    pid: int, log: Path, calls: str, error: str, *filters: str
+) -> AbstractContextManager[None]:
     """Let ``calls`` of a process and all its threads fail with ``error``.
 
     Skips the test where strace is missing or may not be used.
     """
+    return injecting(pid, log, calls, f"error={error}", *filters)
+
+
+def lying(pid: int, log: Path, calls: str) -> AbstractContextManager[None]:
+    """Let ``calls`` of a process and all its threads do nothing and say that it was done.
+
+    Skips the test where strace is missing or may not be used.
+    """
+    return injecting(pid, log, calls, "retval=0")
+
+
+@contextmanager
+def injecting(pid: int, log: Path, calls: str, fault: str, *filters: str) -> Iterator[None]:
+    """Let something else happen instead of ``calls``, in the words of strace's ``inject``."""
     if shutil.which("strace") is None:
         pytest.skip("there is no strace")
     words = ["strace", "-f", "-p", str(pid), "-o", str(log), "-e", f"trace={calls}"]
-    words += ["-e", f"inject={calls}:error={error}", *filters]
+    words += ["-e", f"inject={calls}:{fault}", *filters]
     tracer = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
     attached = threading.Event()
     told: list[str] = []
