@@ -8,7 +8,9 @@ assert sys.platform != "win32"
 
 import itertools
 import random
+import shutil
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -17,12 +19,15 @@ from pathlib import Path
 from tests.e2e.harness import Running
 from tests.power.disks import KINDS, Disks, keep_mounts_to_oneself, open_disks
 from tests.power.session import live_session
-from tests.power.verdict import Verdict, judge
+from tests.power.verdict import Verdict, cut_again, judge
 from tests.torture.outcome import Failure, Outcome
 
 SHARE = 30.0
 Meddling = Callable[[Running], AbstractContextManager[None]]
 _CUTS_A_SESSION = 8
+_AGAIN = 0.2
+"""Of the cuts, as many are followed by another one while both sides recover."""
+_RECOVERING_S = (0.3, 2.0)
 _A_CUT_TAKES_S = 5.0
 
 
@@ -35,7 +40,6 @@ def run(seed: int, seconds: float, work: Path) -> Outcome:
     keep_mounts_to_oneself()
     figures: Counter[str] = Counter()
     failures: list[Failure] = []
-    replay = f"python -m tests.torture --only power --seed {seed}"
     with open_disks(work / "disks") as disks:
         for number in itertools.count():
             left_s = end_s - time.monotonic()
@@ -43,15 +47,18 @@ def run(seed: int, seconds: float, work: Path) -> Outcome:
                 break
             kind = list(KINDS)[number % len(KINDS)]
             cuts = max(1, min(_CUTS_A_SESSION, int(left_s / _A_CUT_TAKES_S)))
+            replay = f"python -m tests.torture --only power --seed {seed}"
+            case = f"power cuts of session {number} on {kind}, seed {seed}"
             folder = work / f"session-{number}"
-            for at, verdict in enumerate(
-                session_of_cuts(disks, kind, cuts, f"{seed}:{number}", folder)
-            ):
-                figures.update({"cuts": 1, f"cuts by file system/{kind}": 1})
-                figures.update(verdict.figures)
-                if verdict.faults:
-                    case = f"power cut {at} of session {number} on {kind}, seed {seed}"
-                    failures.append(Failure(case, replay, "\n".join(verdict.faults)))
+            try:
+                for verdict in session_of_cuts(disks, kind, cuts, f"{seed}:{number}", folder):
+                    figures.update({"cuts": 1, f"cuts by file system/{kind}": 1})
+                    figures.update(verdict.figures)
+                    if verdict.faults:
+                        failures.append(Failure(case, replay, "\n".join(verdict.faults)))
+            except Exception:  # noqa: BLE001 - it is told, and the other sessions go on
+                failures.append(Failure(case, replay, traceback.format_exc()))
+            shutil.rmtree(folder, ignore_errors=True)
     return Outcome({name: float(count) for name, count in figures.items()}, failures)
 
 
@@ -83,7 +90,15 @@ def session_of_cuts(
         for _ in range(cuts):
             session.cut(chances, may_keep_state=on_disk)
             session.check()
+    history, live = session.source.history, session.pair
     for number, cut in enumerate(session.cuts):
         folder = work / f"cut-{number}"
-        yield judge(disks, kind, cut, session.source.history, session.pair, folder)
+        if again := chances.random() < _AGAIN:
+            after_s = chances.uniform(*_RECOVERING_S)
+            first = cut.image
+            cut = cut_again(disks, kind, cut, history, live, work / f"again-{number}", after_s)
+            first.unlink()
+        verdict = judge(disks, kind, cut, history, live, folder)
+        verdict.figures["cuts while it recovered from a cut"] += again
         cut.image.unlink()
+        yield verdict

@@ -35,13 +35,13 @@ class Cut(NamedTuple):
         image: the copy of the disk.
         acks: every answer that had come before that instant.
         last: the number of changes that had been made to the source by then.
-        keeps_state: the client's state is that of the disk, not that of a client that lives on.
+        state: the state of a client that lives on; None if it is on the disk, too.
     """
 
     image: Path
     acks: list[Ack]
     last: int
-    keeps_state: bool
+    state: Path | None
 
     @property
     def ack(self) -> Ack:
@@ -92,7 +92,9 @@ class Session:
         image = self.disk.copy(f"cut-{len(self.cuts)}.image")
         with history.lock:
             last = history.changes
-        self.cuts.append(Cut(image, acks, last, may_keep_state and chances.random() < 0.5))
+        on_disk = may_keep_state and chances.random() < 0.5
+        state = None if on_disk else self.pair.base / "client-state"
+        self.cuts.append(Cut(image, acks, last, state))
 
     @property
     def failed(self) -> bool:

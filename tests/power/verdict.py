@@ -7,13 +7,16 @@ import sys
 assert sys.platform != "win32"
 
 import shutil
+import threading
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from subprocess import TimeoutExpired
 
 from tests.e2e.harness import Pair
 from tests.e2e.trees import Tree, differences, snapshot
-from tests.power.disks import DiskError, Disks
+from tests.power.disks import Disk, DiskError, Disks
 from tests.power.history import History, faults_after_recovery, faults_before_recovery
 from tests.power.session import Cut
 
@@ -48,16 +51,11 @@ def judge(disks: Disks, kind: str, cut: Cut, history: History, live: Pair, work:
     verdict = Verdict()
     pair = Pair(work)
     try:
-        with disks.mounted(kind, cut.image) as folder:
-            pair.source = live.source
-            pair.dest = folder / "dest"
-            state = folder / "state" if cut.keeps_state else live.base / "client-state"
-            if state.exists():
-                shutil.copytree(state, pair.client_state, ignore=_SOCKETS)
+        with _as_after(disks, kind, cut, live, pair):
             try:
                 _judge(pair, cut, history, verdict)
-            except AssertionError as error:
-                verdict.faults.append(f"it did not recover: {error}")
+            except (AssertionError, OSError, TimeoutExpired) as error:
+                verdict.faults.append(f"it did not recover: {error!r}")
             finally:
                 verdict.faults += _ended(pair)
     except DiskError as error:
@@ -65,6 +63,47 @@ def judge(disks: Disks, kind: str, cut: Cut, history: History, live: Pair, work:
     if verdict.faults:
         verdict.faults += [*_logs(live, "live"), *_logs(pair, "after the cut")]
     return verdict
+
+
+def cut_again(
+    disks: Disks, kind: str, cut: Cut, history: History, live: Pair, work: Path, after_s: float
+) -> Cut:
+    """Return the disk as it is when the power goes once more, while it recovers from a cut.
+
+    Args:
+        disks: see `judge`, as for the others.
+        kind: likewise.
+        cut: likewise.
+        history: likewise.
+        live: likewise.
+        work: likewise.
+        after_s: how long after the start of the server the power goes.
+    """
+    pair = Pair(work)
+    with _as_after(disks, kind, cut, live, pair) as disk:
+        image = cut.image.with_name(f"again-{cut.image.name}")
+        going = threading.Timer(after_s, disk.copy, [image.name])
+        going.start()
+        try:
+            pair.start_server()
+            result = pair.once()
+            assert result.code == 0, result
+        finally:
+            going.join()
+            pair.close()
+    return Cut(image, cut.acks, history.changes, pair.client_state)
+
+
+@contextmanager
+def _as_after(disks: Disks, kind: str, cut: Cut, live: Pair, pair: Pair) -> Iterator[Disk]:
+    """Mount a cut for a pair that is to go on with it."""
+    with disks.mounted(kind, cut.image) as folder:
+        pair.source = live.source
+        pair.dest = folder / "dest"
+        state = cut.state or folder / "state"
+        if state.exists():
+            shutil.copytree(state, pair.client_state, ignore=_SOCKETS)
+        yield Disk(kind, cut.image, folder)
 
 
 def _judge(pair: Pair, cut: Cut, history: History, verdict: Verdict) -> None:

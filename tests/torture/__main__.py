@@ -27,6 +27,7 @@ from tests.torture.report import Ran, as_text
 
 PARTS: dict[str, str] = {
     "power": "tests.power.cuts",
+    "soak": "tests.soak.soak",
 }
 """The parts by name, and their modules."""
 
