@@ -12,20 +12,20 @@ import shutil
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from tests.e2e.harness import Running
 from tests.power.disks import KINDS, Disks, keep_mounts_to_oneself, open_disks
 from tests.power.session import live_session
-from tests.power.verdict import Verdict, cut_again, judge
+from tests.power.verdict import Aftermath, Verdict, cut_again, judge
 from tests.torture.outcome import Failure, Outcome
 
 SHARE = 30.0
 Meddling = Callable[[Running], AbstractContextManager[None]]
-_CUTS_A_SESSION = 8
-_AGAIN = 0.2
+_CUTS_A_SESSION = 10
+_AGAIN = 0.15
 """Of the cuts, as many are followed by another one while both sides recover."""
 _RECOVERING_S = (0.3, 2.0)
 _A_CUT_TAKES_S = 5.0
@@ -38,28 +38,36 @@ def run(seed: int, seconds: float, work: Path) -> Outcome:
     """
     end_s = time.monotonic() + seconds
     keep_mounts_to_oneself()
-    figures: Counter[str] = Counter()
-    failures: list[Failure] = []
+    outcome = Outcome({}, [])
     with open_disks(work / "disks") as disks:
         for number in itertools.count():
             left_s = end_s - time.monotonic()
             if number and left_s < _A_CUT_TAKES_S:
-                break
+                return outcome
             kind = list(KINDS)[number % len(KINDS)]
             cuts = max(1, min(_CUTS_A_SESSION, int(left_s / _A_CUT_TAKES_S)))
-            replay = f"python -m tests.torture --only power --seed {seed}"
-            case = f"power cuts of session {number} on {kind}, seed {seed}"
             folder = work / f"session-{number}"
-            try:
-                for verdict in session_of_cuts(disks, kind, cuts, f"{seed}:{number}", folder):
-                    figures.update({"cuts": 1, f"cuts by file system/{kind}": 1})
-                    figures.update(verdict.figures)
-                    if verdict.faults:
-                        failures.append(Failure(case, replay, "\n".join(verdict.faults)))
-            except Exception:  # noqa: BLE001 - it is told, and the other sessions go on
-                failures.append(Failure(case, replay, traceback.format_exc()))
+            verdicts = session_of_cuts(disks, kind, cuts, f"{seed}:{number}", folder)
+            _take_in(outcome, verdicts, kind, f"session {number} on {kind}", seed)
             shutil.rmtree(folder, ignore_errors=True)
-    return Outcome({name: float(count) for name, count in figures.items()}, failures)
+    return outcome
+
+
+def _take_in(
+    outcome: Outcome, verdicts: Iterable[Verdict], kind: str, session: str, seed: int
+) -> None:
+    case = f"power cuts of {session}, seed {seed}"
+    replay = f"python -m tests.torture --only power --seed {seed}"
+    figures = Counter(outcome.figures)
+    try:
+        for verdict in verdicts:
+            figures.update({"cuts": 1, f"cuts by file system/{kind}": 1})
+            figures.update(verdict.figures)
+            if verdict.faults:
+                outcome.failures.append(Failure(case, replay, "\n".join(verdict.faults)))
+    except Exception:  # noqa: BLE001 - it is told, and the other sessions go on
+        outcome.failures.append(Failure(case, replay, traceback.format_exc()))
+    outcome.figures = dict(figures)
 
 
 def session_of_cuts(
@@ -90,15 +98,13 @@ def session_of_cuts(
         for _ in range(cuts):
             session.cut(chances, may_keep_state=on_disk)
             session.check()
-    history, live = session.source.history, session.pair
+    after = Aftermath(disks, kind, session.source.history, session.pair)
     for number, cut in enumerate(session.cuts):
-        folder = work / f"cut-{number}"
+        last = cut
         if again := chances.random() < _AGAIN:
-            after_s = chances.uniform(*_RECOVERING_S)
-            first = cut.image
-            cut = cut_again(disks, kind, cut, history, live, work / f"again-{number}", after_s)
-            first.unlink()
-        verdict = judge(disks, kind, cut, history, live, folder)
+            last = cut_again(after, cut, work / f"again-{number}", chances.uniform(*_RECOVERING_S))
+            cut.image.unlink()
+        verdict = judge(after, last, work / f"cut-{number}")
         verdict.figures["cuts while it recovered from a cut"] += again
-        cut.image.unlink()
+        last.image.unlink()
         yield verdict

@@ -22,8 +22,8 @@ from tests.power.disks import Disk, Disks
 from tests.power.history import Ack
 from twinfold.client.control import NotRunningError, ask_wait
 
-_SOCKETS = shutil.ignore_patterns("*.sock")
-_LONGEST_PAUSE_S = 1.2
+SOCKETS = shutil.ignore_patterns("*.sock")
+_LONGEST_PAUSE_S = 0.8
 _SOON_AFTER_S = (0.0, 0.001, 0.01, 0.03, 0.1)
 _BETWEEN_WAITS_S = 0.02
 
@@ -155,4 +155,4 @@ def live_session(
         pair.client.terminate()
         pair.server.kill()
         if state_on_disk:
-            shutil.copytree(pair.client_state, work / "client-state", ignore=_SOCKETS)
+            shutil.copytree(pair.client_state, work / "client-state", ignore=SOCKETS)

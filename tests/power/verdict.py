@@ -13,15 +13,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from subprocess import TimeoutExpired
+from typing import NamedTuple
 
 from tests.e2e.harness import Pair
 from tests.e2e.trees import Tree, differences, snapshot
 from tests.power.disks import Disk, DiskError, Disks
 from tests.power.history import History, faults_after_recovery, faults_before_recovery
-from tests.power.session import Cut
+from tests.power.session import SOCKETS, Cut
 
 _MOST_TOLD = 15
-_SOCKETS = shutil.ignore_patterns("*.sock")
 
 
 class Verdict:
@@ -37,23 +37,47 @@ class Verdict:
         self.figures: Counter[str] = Counter()
 
 
-def judge(disks: Disks, kind: str, cut: Cut, history: History, live: Pair, work: Path) -> Verdict:
+class Aftermath(NamedTuple):
+    """What is left of a session that has ended.
+
+    Attributes:
+        disks: where its cuts lie.
+        kind: their file system.
+        history: what the source was until now; it is at rest.
+        live: both sides, as they were in the session.
+    """
+
+    disks: Disks
+    kind: str
+    history: History
+    live: Pair
+
+    @contextmanager
+    def mounted(self, cut: Cut, pair: Pair) -> Iterator[Disk]:
+        """Mount a cut for a pair that is to go on with it."""
+        with self.disks.mounted(self.kind, cut.image) as folder:
+            pair.source = self.live.source
+            pair.dest = folder / "dest"
+            state = cut.state or folder / "state"
+            if state.exists():
+                shutil.copytree(state, pair.client_state, ignore=SOCKETS)
+            yield Disk(self.kind, cut.image, folder)
+
+
+def judge(after: Aftermath, cut: Cut, work: Path) -> Verdict:
     """Mount a cut, look at it, let both sides recover, and look again.
 
     Args:
-        disks: where the cut lies.
-        kind: its file system.
+        after: the session that the cut is of.
         cut: the disk at that instant.
-        history: what the source was until now; it is at rest.
-        live: the pair whose disk it was; its client has ended.
         work: a folder that is not there yet.
     """
     verdict = Verdict()
     pair = Pair(work)
     try:
-        with _as_after(disks, kind, cut, live, pair):
+        with after.mounted(cut, pair):
             try:
-                _judge(pair, cut, history, verdict)
+                _judge(pair, cut, after.history, verdict)
             except (AssertionError, OSError, TimeoutExpired) as error:
                 verdict.faults.append(f"it did not recover: {error!r}")
             finally:
@@ -61,26 +85,21 @@ def judge(disks: Disks, kind: str, cut: Cut, history: History, live: Pair, work:
     except DiskError as error:
         verdict.faults.append(f"the disk cannot be mounted: {error}")
     if verdict.faults:
-        verdict.faults += [*_logs(live, "live"), *_logs(pair, "after the cut")]
+        verdict.faults += [*_logs(after.live, "live"), *_logs(pair, "after the cut")]
     return verdict
 
 
-def cut_again(
-    disks: Disks, kind: str, cut: Cut, history: History, live: Pair, work: Path, after_s: float
-) -> Cut:
-    """Return the disk as it is when the power goes once more, while it recovers from a cut.
+def cut_again(after: Aftermath, cut: Cut, work: Path, after_s: float) -> Cut:
+    """Return the disk as it is when the power goes once more, while both sides recover.
 
     Args:
-        disks: see `judge`, as for the others.
-        kind: likewise.
-        cut: likewise.
-        history: likewise.
-        live: likewise.
-        work: likewise.
+        after: the session that the cut is of.
+        cut: the disk when the power went for the first time.
+        work: a folder that is not there yet.
         after_s: how long after the start of the server the power goes.
     """
     pair = Pair(work)
-    with _as_after(disks, kind, cut, live, pair) as disk:
+    with after.mounted(cut, pair) as disk:
         image = cut.image.with_name(f"again-{cut.image.name}")
         going = threading.Timer(after_s, disk.copy, [image.name])
         going.start()
@@ -91,19 +110,7 @@ def cut_again(
         finally:
             going.join()
             pair.close()
-    return Cut(image, cut.acks, history.changes, pair.client_state)
-
-
-@contextmanager
-def _as_after(disks: Disks, kind: str, cut: Cut, live: Pair, pair: Pair) -> Iterator[Disk]:
-    """Mount a cut for a pair that is to go on with it."""
-    with disks.mounted(kind, cut.image) as folder:
-        pair.source = live.source
-        pair.dest = folder / "dest"
-        state = cut.state or folder / "state"
-        if state.exists():
-            shutil.copytree(state, pair.client_state, ignore=_SOCKETS)
-        yield Disk(kind, cut.image, folder)
+    return Cut(image, cut.acks, after.history.changes, pair.client_state)
 
 
 def _judge(pair: Pair, cut: Cut, history: History, verdict: Verdict) -> None:
