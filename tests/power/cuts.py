@@ -43,7 +43,7 @@ def run(seed: int, seconds: float, work: Path) -> Outcome:
         for number in itertools.count():
             left_s = end_s - time.monotonic()
             if number and left_s < _A_CUT_TAKES_S:
-                return outcome
+                break
             kind = list(KINDS)[number % len(KINDS)]
             cuts = max(1, min(_CUTS_A_SESSION, int(left_s / _A_CUT_TAKES_S)))
             folder = work / f"session-{number}"
@@ -89,10 +89,12 @@ def session_of_cuts(
         meddle: what is done to the server while it works.
     """
     chances = random.Random(case)
-    on_disk = chances.random() < 0.5
+    on_disk, cached = chances.random() < 0.5, chances.random() < 0.5
     source_chances = random.Random(f"source of {case}")
     with (
-        live_session(disks, kind, work, source_chances, state_on_disk=on_disk) as session,
+        live_session(
+            disks, kind, work, source_chances, state_on_disk=on_disk, cached=cached
+        ) as session,
         meddle(session.pair.server),
     ):
         for _ in range(cuts):
@@ -106,5 +108,6 @@ def session_of_cuts(
             cut.image.unlink()
         verdict = judge(after, last, work / f"cut-{number}")
         verdict.figures["cuts while it recovered from a cut"] += again
+        verdict.figures["cuts that lose the disk's write cache"] += cached
         last.image.unlink()
         yield verdict

@@ -3,8 +3,12 @@
 A disk is an image file, mounted by a loop device, inside an XFS whose files can share blocks.
 Sharing all blocks of the image with a new file takes milliseconds, and keeps writes to the image
 out meanwhile: the copy holds what the inner file system has handed to its device so far, and
-nothing of what it still keeps in memory. What a device itself holds back until it is told to
-flush is in the copy as well: a volatile write cache that is lost is not modelled.
+nothing of what it still keeps in memory.
+
+A disk may have a write cache, which is lost, too: then its image lies in another file system
+between the two. There it has had all its blocks from the beginning, so that a write changes them
+in place, in that file system's memory at first; a flush is what brings them to the image below,
+which is the one that is copied.
 """
 
 from __future__ import annotations
@@ -32,7 +36,12 @@ KINDS: dict[str, list[str]] = {
 
 _OPTIONS = {"xfs": "loop,nouuid"}
 _OUTER_BYTES = 6 << 30
-_DISK_BYTES = 1 << 30
+_DISK_BYTES = 512 << 20
+_CACHE_BYTES = 64 << 20
+_CACHED = ".cached"
+"""The ending of an image in which the disk's image lies."""
+_INNER = "disk.image"
+_WITH_CACHE = ["mkfs.ext4", "-q", "-F", "-m", "0", "-O", "^has_journal"]
 _FICLONE = 0x40049409
 _CLONE_NEWNS = 0x00020000
 _UNMOUNT_LIMIT_S = 20.0
@@ -60,7 +69,7 @@ class Disk:
 
     def copy(self, name: str) -> Path:
         """Return an image of the disk as it is at this instant."""
-        copy = self._image.with_name(name)
+        copy = self._image.with_name(name + self._image.suffix)
         with self._image.open("rb") as original, copy.open("xb") as shared:
             fcntl.ioctl(shared, _FICLONE, original.fileno())
         return copy
@@ -74,13 +83,18 @@ class Disks:
         self._mounts = mounts
 
     @contextmanager
-    def new(self, kind: str) -> Iterator[Disk]:
-        """Make a disk with that file system for as long as the block lasts."""
-        image = self._folder / f"{kind}.image"
-        with image.open("xb") as file:
-            file.truncate(_DISK_BYTES)
+    def new(self, kind: str, *, cached: bool) -> Iterator[Disk]:
+        """Make a disk with that file system, and maybe a write cache, for as long as the block."""
+        image = self._folder / f"{kind}{_CACHED if cached else '.image'}"
         try:
-            _run([*KINDS[kind], image])
+            if cached:
+                _make_image(image, _DISK_BYTES + _CACHE_BYTES, _WITH_CACHE)
+                with _mounted(self._mounts / "new", "-o", "loop", image):
+                    inner = self._mounts / "new" / _INNER
+                    _write_zeros(inner, _DISK_BYTES)
+                    _run([*KINDS[kind], inner])
+            else:
+                _make_image(image, _DISK_BYTES, KINDS[kind])
             with self.mounted(kind, image) as folder:
                 yield Disk(kind, image, folder)
         finally:
@@ -90,7 +104,13 @@ class Disks:
     def mounted(self, kind: str, image: Path) -> Iterator[Path]:
         """Mount an image for as long as the block lasts; its journal is replayed."""
         folder = self._mounts / image.stem
-        with _mounted(folder, "-t", kind, "-o", _OPTIONS.get(kind, "loop"), image):
+        with ExitStack() as opened:
+            if image.suffix == _CACHED:
+                cache = self._mounts / f"{image.stem}-cache"
+                opened.enter_context(_mounted(cache, "-t", "ext4", "-o", "loop", image))
+                image = cache / _INNER
+            words = ["-t", kind, "-o", _OPTIONS.get(kind, "loop")]
+            opened.enter_context(_mounted(folder, *words, image))
             yield folder
 
 
@@ -111,9 +131,7 @@ def open_disks(work: Path) -> Iterator[Disks]:
             size = f"size={_OUTER_BYTES}"
             opened.enter_context(_mounted(memory, "-t", "tmpfs", "-o", size, "tmpfs"))
             image = memory / "outer.image"
-            with image.open("xb") as file:
-                file.truncate(_OUTER_BYTES - (64 << 20))
-            _run(["mkfs.xfs", "-q", "-m", "reflink=1", image])
+            _make_image(image, _OUTER_BYTES - (64 << 20), ["mkfs.xfs", "-q", "-m", "reflink=1"])
             opened.enter_context(_mounted(outer, "-t", "xfs", "-o", "loop,nouuid", image))
         except DiskError as error:
             raise UnavailableError(str(error)) from error
@@ -171,6 +189,20 @@ def _unmount(folder: Path) -> None:
             _run(["umount", "--lazy", folder])
             return
         time.sleep(0.1)
+
+
+def _make_image(image: Path, size_bytes: int, words: list[str]) -> None:
+    with image.open("xb") as file:
+        file.truncate(size_bytes)
+    _run([*words, image])
+
+
+def _write_zeros(image: Path, size_bytes: int) -> None:
+    piece = bytes(1 << 20)
+    with image.open("xb") as file:
+        for _ in range(size_bytes // len(piece)):
+            file.write(piece)
+        os.fsync(file.fileno())
 
 
 def _run(words: list[str | Path]) -> None:

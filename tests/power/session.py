@@ -89,7 +89,7 @@ class Session:
             time.sleep(chances.choice(_SOON_AFTER_S))
         with history.lock:
             acks = list(history.acks)
-        image = self.disk.copy(f"cut-{len(self.cuts)}.image")
+        image = self.disk.copy(f"cut-{len(self.cuts)}")
         with history.lock:
             last = history.changes
         on_disk = may_keep_state and chances.random() < 0.5
@@ -133,14 +133,20 @@ class Session:
 
 @contextmanager
 def live_session(
-    disks: Disks, kind: str, work: Path, chances: random.Random, *, state_on_disk: bool
+    disks: Disks,
+    kind: str,
+    work: Path,
+    chances: random.Random,
+    *,
+    state_on_disk: bool,
+    cached: bool,
 ) -> Iterator[Session]:
     """Start both sides on a new disk for as long as the block lasts."""
     pair = Pair(work)
     kitchen = work / "kitchen"
     kitchen.mkdir()
     source = ChangingSource(pair.source, kitchen, chances)
-    with disks.new(kind) as disk, ExitStack() as cleanup:
+    with disks.new(kind, cached=cached) as disk, ExitStack() as cleanup:
         pair.dest = disk.folder / "dest"
         if state_on_disk:
             pair.client_state = disk.folder / "state"

@@ -100,8 +100,10 @@ def cut_again(after: Aftermath, cut: Cut, work: Path, after_s: float) -> Cut:
     """
     pair = Pair(work)
     with after.mounted(cut, pair) as disk:
-        image = cut.image.with_name(f"again-{cut.image.name}")
-        going = threading.Timer(after_s, disk.copy, [image.name])
+        going = threading.Timer(
+            after_s, lambda: images.append(disk.copy(f"{cut.image.stem}-again"))
+        )
+        images: list[Path] = []
         going.start()
         try:
             pair.start_server()
@@ -110,7 +112,7 @@ def cut_again(after: Aftermath, cut: Cut, work: Path, after_s: float) -> Cut:
         finally:
             going.join()
             pair.close()
-    return Cut(image, cut.acks, after.history.changes, pair.client_state)
+    return Cut(images[0], cut.acks, after.history.changes, pair.client_state)
 
 
 def _judge(pair: Pair, cut: Cut, history: History, verdict: Verdict) -> None:
