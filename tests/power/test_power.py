@@ -5,7 +5,9 @@ The long run is a part of `make torture`; here a few cuts on each file system.
 
 from __future__ import annotations
 
+import os
 import random
+import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -70,6 +72,33 @@ def test_a_server_that_syncs_nothing_is_caught(disks: Disks, tmp_path: Path) -> 
         ),
     )
     assert verdict.faults
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_what_a_copy_of_a_disk_holds(disks: Disks, cached: bool) -> None:
+    """What was synced; with a cache in the disk not what was synced without a flush."""
+    with disks.new("ext4", cached=cached) as disk:
+        (disk.folder / "in memory").touch()
+        never_synced = disk.copy("never-synced")
+        sync(disk.folder / "flushed")
+        subprocess.run(["mount", "-o", "remount,barrier=0", disk.folder], check=True)
+        sync(disk.folder / "not flushed")
+        synced = disk.copy("synced")
+    with disks.mounted("ext4", never_synced) as folder:
+        assert not (folder / "in memory").exists()
+    with disks.mounted("ext4", synced) as folder:
+        assert (folder / "flushed").read_bytes() == b"content"
+        assert (folder / "not flushed").exists() != cached
+    never_synced.unlink()
+    synced.unlink()
+
+
+def sync(path: Path) -> None:
+    """Write a file and have the file system say that it is durable."""
+    with path.open("wb") as file:
+        file.write(b"content")
+        file.flush()
+        os.fsync(file.fileno())
 
 
 FILE = Node("file", 0o644, 1, b"first")
