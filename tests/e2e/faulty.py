@@ -7,7 +7,7 @@ import signal
 import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,13 +15,31 @@ import pytest
 from tests.e2e.harness import LIMIT_S
 
 
-@contextmanager
-def failing(pid: int, log: Path, calls: str, error: str, *filters: str) -> Iterator[None]:
+def failing(
+    pid: int, log: Path, calls: str, error: str, *filters: str
+) -> AbstractContextManager[None]:
     """Let ``calls`` of a process and all its threads fail with ``error``.
 
     Skips the test where strace is missing or may not be used.
     """
-    with traced(pid, log, calls, "-e", f"inject={calls}:error={error}", *filters):
+    with injecting(pid, log, calls, f"error={error}", *filters):
+        yield
+
+
+@contextmanager
+def lying(pid: int, log: Path, calls: str) -> Iterator[None]:
+    """Let ``calls`` of a process and all its threads do nothing and say that it was done.
+
+    Skips the test where strace is missing or may not be used.
+    """
+    with injecting(pid, log, calls, "retval=0"):
+        yield
+
+
+@contextmanager
+def injecting(pid: int, log: Path, calls: str, fault: str, *filters: str) -> Iterator[None]:
+    """Let something else happen instead of ``calls``, in the words of strace's ``inject``."""
+    with traced(pid, log, calls, "-e", f"inject={calls}:{fault}", *filters):
         yield
 
 

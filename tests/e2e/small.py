@@ -42,17 +42,29 @@ def tmpfs(folder: Path, options: str) -> Iterator[Path]:
 @contextmanager
 def ext4(folder: Path, size_mib: int, *options: str) -> Iterator[Path]:
     """Mount a new ext4 of that size, made with options of ``mkfs.ext4``."""
+    with _image(folder, size_mib, "mkfs.ext4", "-q", "-F", "-m", "0", *options):
+        yield folder
+
+
+@contextmanager
+def btrfs(folder: Path, size_mib: int = 128) -> Iterator[Path]:
+    """Mount a new btrfs of that size."""
+    with _image(folder, size_mib, "mkfs.btrfs", "-q"):
+        yield folder
+
+
+@contextmanager
+def _image(folder: Path, size_mib: int, *words: str) -> Iterator[None]:
     image = folder.with_suffix(".image")
     image.parent.mkdir(parents=True, exist_ok=True)
     with image.open("wb") as file:
         file.truncate(size_mib << 20)
-    words: list[str | Path] = ["mkfs.ext4", "-q", "-F", "-m", "0", *options, image]
     try:
-        subprocess.run(words, check=True, capture_output=True)
+        subprocess.run([*words, image], check=True, capture_output=True)
     except FileNotFoundError:
-        pytest.skip("there is no mkfs.ext4")
+        pytest.skip(f"there is no {words[0]}")
     with mounted(folder, "-o", "loop", image):
-        yield folder
+        yield
 
 
 def free_bytes(folder: Path) -> int:

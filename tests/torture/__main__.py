@@ -28,6 +28,8 @@ from tests.torture.report import Ran, as_text
 PARTS: dict[str, str] = {
     "model": "tests.model.torture",
     "planner": "tests.planner.torture",
+    "power": "tests.power.cuts",
+    "soak": "tests.soak.soak",
 }
 """The parts by name, and their modules."""
 

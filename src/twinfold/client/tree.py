@@ -17,6 +17,7 @@ from typing import Protocol
 from twinfold.core.planning import DIRECTORY, FILE, OTHER, SYMLINK, Facts
 from twinfold.core.times import kept_time_ns
 from twinfold.model import PERMISSION_BITS
+from twinfold.system.listing import rewind
 
 if sys.platform == "win32":
 
@@ -207,6 +208,7 @@ class DescriptorDirectory(_Closing):
         """Return the facts of every name."""
         found: dict[bytes, Facts] = {}
         encode = os.fsencode
+        rewind(self._fd)
         with os.scandir(self._fd) as listing:
             for entry in listing:
                 try:
