@@ -25,7 +25,10 @@ import msgspec
 from tests.torture.outcome import Failure, Outcome, Part
 from tests.torture.report import Ran, as_text
 
-PARTS: dict[str, str] = {}
+PARTS: dict[str, str] = {
+    "fuzz": "tests.hostile.fuzz",
+    "hostile": "tests.hostile.part",
+}
 """The parts by name, and their modules."""
 
 LANES = 2
