@@ -7,6 +7,7 @@ import sys
 assert sys.platform != "win32"
 
 import asyncio
+import contextlib
 import io
 import random
 import re
@@ -201,8 +202,9 @@ class Liar:
     async def endless(self, request: web.Request, _status: int, _data: bytes) -> web.StreamResponse:
         response = web.StreamResponse()
         await response.prepare(request)
-        for _ in range(_ENDLESS_BYTES >> 20):
-            await response.write(self.random.choice([b"\x91", b"x"]) * (1 << 20))
+        with contextlib.suppress(ConnectionError):
+            for _ in range(_ENDLESS_BYTES >> 20):
+                await response.write(self.random.choice([b"\x91", b"x"]) * (1 << 20))
         return response
 
     async def cut(self, request: web.Request, status: int, data: bytes) -> web.StreamResponse:
