@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.e2e.harness import Pair
+from tests.e2e.trees import Node
 from tests.e2e.wire import Answer, Wire, batch_frame, chunk, chunks_frame
 from tests.hostile.folder import Canary, Folder, ImpossibleError, compared, on_disk
 from tests.hostile.mutations import EXTREMES, NAMES, mutate_bytes, mutate_value
@@ -89,6 +90,7 @@ class Attacker:
         if found != expected:
             raise BrokenPromiseError(f"the destination has {found}, not {expected}")
         self.canary.check()
+        self._check_entries(expected)
         began_s = time.monotonic()
         status = self.wire.request("GET", "/v1/hello").status
         took_s = time.monotonic() - began_s
@@ -101,6 +103,21 @@ class Attacker:
             if word in self.pair.server.errors:
                 raise BrokenPromiseError(self.pair.server.errors[-4_000:])
         self.counts["checks of the destination"] += 1
+
+    def _check_entries(self, expected: dict[bytes, Node]) -> None:
+        """The server tells the same of itself."""
+        rest = self.wire.request("GET", "/v1/folders/main/entries").body
+        told: dict[bytes, str] = {}
+        while rest:
+            head = protocol.parse_frame_head(rest[: protocol.FRAME_HEAD_BYTES])
+            begin = protocol.FRAME_HEAD_BYTES + head.head_bytes
+            payload = protocol.unpack_payload(head, rest[begin : begin + head.packed_bytes])
+            rest = rest[begin + head.packed_bytes :]
+            if head.kind is FrameKind.ENTRIES:
+                entries = protocol.decode_entries(payload)
+                told |= {entry.path: entry.kind.name.lower() for entry in entries if entry.path}
+        if told != {path: node.kind for path, node in expected.items()}:
+            raise BrokenPromiseError(f"the server says that it has {told}, not {expected}")
 
     def judge(self, answer: Answer) -> None:
         """Check the form of an answer."""

@@ -70,16 +70,21 @@ def _apply(random_: random.Random, seconds: float, pair: Pair, counts: Counter[s
     wire = Wire(pair.port, pair.token)
     until_s = time.monotonic() + seconds
     number = 0
+    data_before = b""
     while time.monotonic() < until_s:
         if number == 0:
             assert wire.open_session(instance=os.urandom(16)).status == 200
         changes: list[Change] = [MakeDirectory(b"a", 0o755, 1), MakeDirectory(b"b", 0o755, 1)]
         data = random_.randbytes(20)
         changes += [put(b"file", data), MakeDirectory(b"a/deep", 0o755, 1)]
+        if number:
+            # Without its content: the server has to read what it holds, under the name that is swapped.
+            changes.insert(2, put(b"again", data_before))
         changes += [_change(random_, data) for _ in range(random_.choice([1, 3]))]
         answer = wire.post_batch(number + 1, changes, [data])
         counts[f"batches in a race answered with {answer.status}"] += 1
         assert answer.status in (200, 409, 422), answer
+        data_before = data
         done = answer.status == 200 and decode(answer.body, BatchAnswer).revision is not None
         number = number + 1 if done else 0
 

@@ -32,9 +32,9 @@ def main(dest: Path, outside: Path, names: list[str]) -> int:
     while not select.select([sys.stdin], [], [], 0)[0]:
         for number, name in enumerate(names):
             link = f".link-{number}"
-            target = outside / "deep" if number % 2 else outside
+            target = outside / "file" if name == "file" else outside / "deep"
             if not os.path.lexists(dest / link):
-                os.symlink(target if number % 3 else target / "file", link, dir_fd=folder)
+                os.symlink(target, link, dir_fd=folder)
             for _ in range(20):
                 if not exchange(folder, os.fsencode(name), os.fsencode(link)):
                     break
