@@ -78,7 +78,7 @@ def _apply(random_: random.Random, seconds: float, pair: Pair, counts: Counter[s
         data = random_.randbytes(20)
         changes += [put(b"file", data), MakeDirectory(b"a/deep", 0o755, 1)]
         if number:
-            # Without its content: the server has to read what it holds, under the name that is swapped.
+            # Without content: the server has to read what it holds, under a name that is swapped.
             changes.insert(2, put(b"again", data_before))
         changes += [_change(random_, data) for _ in range(random_.choice([1, 3]))]
         answer = wire.post_batch(number + 1, changes, [data])
