@@ -7,6 +7,7 @@ is ``b""``. Times are integers in nanoseconds since 1970, sizes integers in byte
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import Annotated
 
 import msgspec
 
@@ -21,6 +22,11 @@ PERMISSION_BITS = 0o777
 
 RESERVED_ROOT_NAME = b".twinfold"
 """The server's own folder in the destination; never an entry of a source's root."""
+
+
+Natural = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+Int64 = Annotated[int, msgspec.Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
+"""What the client's state can keep; anything else from the wire is malformed."""
 
 
 class Kind(IntEnum):
@@ -57,9 +63,9 @@ class Entry(msgspec.Struct, frozen=True, array_like=True):
 
     path: bytes
     kind: Kind
-    mode: int
-    mtime_ns: int
-    size: int
+    mode: Natural
+    mtime_ns: Int64
+    size: Natural
     content: bytes
     target: bytes
 

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from twinfold.errors import LimitError, ProtocolError
-from twinfold.model import Change, Chunk, Entry
+from twinfold.model import Change, Chunk, Entry, Natural
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -104,10 +104,10 @@ class Session(msgspec.Struct, frozen=True):
     ``committed`` is the number of the last batch that this epoch committed, 0 for none.
     """
 
-    epoch: int
-    revision: int
-    committed: int
-    entries: int
+    epoch: Natural
+    revision: Natural
+    committed: Natural
+    entries: Natural
 
 
 class Batch(msgspec.Struct, frozen=True):
@@ -132,7 +132,7 @@ class Refusal(msgspec.Struct, frozen=True, array_like=True):
 class BatchAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
     """Committed (``revision`` is set), or what is still missing."""
 
-    revision: int | None = None
+    revision: Natural | None = None
     missing: list[bytes] = []
     unknown_bases: list[bytes] = []
     refused: list[Refusal] = []
@@ -141,14 +141,14 @@ class BatchAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
 class Events(msgspec.Struct, frozen=True):
     """Nothing happened that the client has to know of."""
 
-    revision: int
+    revision: Natural
 
 
 class Progress(msgspec.Struct, frozen=True, array_like=True):
     """How much of the destination has been read again so far."""
 
-    files: int
-    size_bytes: int
+    files: Natural
+    size_bytes: Natural
 
 
 class Difference(msgspec.Struct, frozen=True, array_like=True):
@@ -277,6 +277,12 @@ def decode_chunk_list(head: bytes | memoryview, size_bytes: int) -> list[Chunk]:
     if sum(chunk.size for chunk in chunks) != size_bytes:
         raise ProtocolError("the chunks of a frame do not add up to its size", 422)
     return chunks
+
+
+def decode_revision(payload: bytes | memoryview) -> int:
+    """Return the revision of an end frame."""
+    revision: int = decode(payload, Natural)
+    return revision
 
 
 def decode_entries(payload: bytes | memoryview) -> list[Entry]:

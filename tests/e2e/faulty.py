@@ -7,7 +7,7 @@ import signal
 import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,9 +15,8 @@ import pytest
 from tests.e2e.harness import LIMIT_S
 
 
-def failing(
-    pid: int, log: Path, calls: str, error: str, *filters: str
-) -> AbstractContextManager[None]:
+@contextmanager
+def failing(pid: int, log: Path, calls: str, error: str, *filters: str) -> Iterator[None]:
     """Let ``calls`` of a process and all its threads fail with ``error``.
 
     Skips the test where strace is missing or may not be used.

@@ -26,6 +26,8 @@ from tests.torture.outcome import Failure, Outcome, Part
 from tests.torture.report import Ran, as_text
 
 PARTS: dict[str, str] = {
+    "fuzz": "tests.hostile.fuzz",
+    "hostile": "tests.hostile.part",
     "model": "tests.model.torture",
     "planner": "tests.planner.torture",
     "power": "tests.power.cuts",

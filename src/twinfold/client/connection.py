@@ -219,7 +219,7 @@ class Connection:
             ) as response:
                 async for kind, payload in _answered_frames(response):
                     if kind is FrameKind.END:
-                        yield protocol.decode(payload, int)
+                        yield protocol.decode_revision(payload)
                         return
                     yield protocol.decode_entries(payload)
 

@@ -112,7 +112,7 @@ class Control:
                 return
             writer.write(_encode(await self._answer(question)) + b"\n")
             await writer.drain()
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return
         finally:
             writer.close()
@@ -193,7 +193,7 @@ async def ask_verify(state_dir: Path, source: bytes, told: Told) -> Verified:
     """
     try:
         reader, writer, secret = await _connect(place_of(state_dir, source))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise _not_running() from error
     try:
         writer.write(msgspec.json.encode(Question("verify", secret=secret)) + b"\n")
@@ -205,7 +205,7 @@ async def ask_verify(state_dir: Path, source: bytes, told: Told) -> Verified:
             if isinstance(line, VerifyFailed):
                 raise TwinfoldError(line.reason)
             told(line)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise _gone() from error
     finally:
         writer.close()
@@ -245,7 +245,7 @@ async def _ask(place: ClientPlace, question: Question, timeout_s: float | None) 
             finally:
                 writer.close()
         return _decode(answer)
-    except (OSError, ValueError, TimeoutError) as error:
+    except (OSError, ValueError, RecursionError, TimeoutError) as error:
         raise _not_running() from error
 
 

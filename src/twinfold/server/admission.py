@@ -23,6 +23,8 @@ MOST_WAITING = 32
 IDLE_TIMEOUT_S = 60.0
 """A connection without a whole request for this long is closed."""
 
+_THEIRS = (http_exceptions.HttpProcessingError, web.RequestPayloadError, ConnectionResetError)
+
 MAX_HEADERS = 32
 MAX_HEADER_BYTES = 4_096
 
@@ -78,7 +80,7 @@ class Admission:
 
 
 def quiet_logger() -> logging.Logger:
-    """Return a logger that shows our own errors, not what strangers send in place of HTTP."""
+    """Return a logger that shows our own errors, not what others send or break off."""
     logger = logging.getLogger("twinfold.server")
     logger.addFilter(_is_ours)
     return logger
@@ -86,4 +88,4 @@ def quiet_logger() -> logging.Logger:
 
 def _is_ours(record: logging.LogRecord) -> bool:
     error = record.exc_info[1] if record.exc_info else None
-    return not isinstance(error, http_exceptions.HttpProcessingError)
+    return not isinstance(error, _THEIRS)

@@ -71,6 +71,7 @@ class Routes:
             handler_args={
                 "read_bufsize": _READ_BUFFER_BYTES,
                 "access_log": None,
+                "auto_decompress": False,
                 "logger": quiet_logger(),
                 "keepalive_timeout": IDLE_TIMEOUT_S,
                 "max_headers": MAX_HEADERS,
@@ -92,6 +93,8 @@ class Routes:
         try:
             refusal = await self.admission.refusal(request)
             return _error(*refusal) if refusal else await handler(request)
+        except web.RequestPayloadError:
+            return _error(400, "malformed", "the body is not well formed")
         except RefusedError as error:
             return _error(409, error.code, str(error))
         except ProtocolError as error:

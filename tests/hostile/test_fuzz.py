@@ -1,0 +1,49 @@
+"""Whatever bytes come, a decoder gives a valid value or the one error that it names."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+if sys.platform == "win32":
+    pytest.skip("acted out with POSIX files and sockets", allow_module_level=True)
+
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.hostile import fuzz
+from tests.hostile.decoders import Decoders
+
+SEED = 7
+SECONDS = 8.0
+
+
+def test_decoders_survive_spoilt_messages(tmp_path: Path) -> None:
+    """Each decoder gets the same time; the seed of a run that fails is printed with the input."""
+    outcome = fuzz.run(SEED, SECONDS, tmp_path)
+    print(f"seed {SEED}:", outcome.figures)
+    assert not outcome.failures, "\n".join(f"{f.replay}\n{f.told}" for f in outcome.failures)
+
+
+def test_a_question_that_is_nested_without_end(tmp_path: Path) -> None:
+    """Whoever may reach the control socket cannot make the client show a traceback."""
+    with Decoders(tmp_path) as decoders:
+        socket = next(one for one in decoders if one.name == "control socket")
+        socket.read(b'{"a":' * 5_000 + b"\n")
+
+
+if sys.platform == "linux":
+    from tests.hostile.decoders import inotify_records
+    from twinfold.client.inotify_calls import parse_events
+
+    _NUMBER = st.integers(0, (1 << 32) - 1)
+    _NAME = st.binary(max_size=255).map(lambda name: name.replace(b"\0", b"n"))
+    _EVENTS = st.lists(st.tuples(st.integers(-1, (1 << 31) - 1), _NUMBER, _NUMBER, _NAME))
+
+    @given(_EVENTS)
+    def test_inotify_records(events: list[tuple[int, int, int, bytes]]) -> None:
+        """Records are read as the kernel wrote them, whatever the names are."""
+        assert list(parse_events(inotify_records(events))) == events

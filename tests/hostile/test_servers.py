@@ -1,0 +1,27 @@
+"""A server that lies harms nobody: the client shows no traceback, and goes on when it is honest."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+if sys.platform == "win32":
+    pytest.skip("the server runs on POSIX", allow_module_level=True)
+
+from pathlib import Path
+
+from tests.hostile.servers import mislead
+
+pytestmark = pytest.mark.process
+
+SEED = 1
+ROUNDS = 4
+SECONDS = 12.0
+
+
+def test_a_hostile_server(tmp_path: Path) -> None:
+    """What is sent was announced; what is said to be in sync is; the source is only read."""
+    counts, failures = mislead(SEED, SECONDS, tmp_path / "pair", ROUNDS)
+    print(f"seed {SEED}:", dict(counts))
+    assert not failures, f"{failures[0].replay}\n{failures[0].told}"
