@@ -25,7 +25,9 @@ import msgspec
 from tests.torture.outcome import Failure, Outcome, Part
 from tests.torture.report import Ran, as_text
 
-PARTS: dict[str, str] = {}
+PARTS: dict[str, str] = {
+    "simulation": "tests.simulation.part",
+}
 """The parts by name, and their modules."""
 
 LANES = 2
