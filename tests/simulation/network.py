@@ -110,6 +110,13 @@ class Network:
                     if says_so:
                         end.peer.break_at(self.delay_ns(), ConnectionResetError(104, "reset"))
 
+    def strike(self) -> None:
+        """Let something befall connections that are under way."""
+        self._links = [link for link in self._links if not all(e.has_ended for e in link.ends)]
+        for link in self._links:
+            if link.fault is None:
+                link.fault = self._fault()
+
     def _fault(self) -> Fault | None:
         rng = self.rng
         if rng.random() >= self.weather.fault_chance:
@@ -150,7 +157,7 @@ class Transport(asyncio.Transport):
         self._sent_bytes = 0
         self._unarrived_bytes = 0
         self._is_paused = self._is_reading_paused = False
-        self._is_closing = self._has_ended = False
+        self._is_closing = self.has_ended = False
         self._arrived: list[bytes | None] = []
         self._free_at_ns = 0
 
@@ -189,10 +196,10 @@ class Transport(asyncio.Transport):
             return
         fault = self._link.fault
         if fault is not None and fault.to_server == self._to_server:
-            left_bytes = fault.after_bytes - self._sent_bytes
-            if left_bytes < len(data):
+            fault.after_bytes -= len(data)
+            if fault.after_bytes < 0:
                 self._link.fault = None
-                self._befall(fault, data, max(0, left_bytes))
+                self._befall(fault, data, len(data) + fault.after_bytes)
                 return
         self._send(data)
 
@@ -245,20 +252,20 @@ class Transport(asyncio.Transport):
 
     def _drained(self, size_bytes: int) -> None:
         self._unarrived_bytes -= size_bytes
-        if self._is_paused and self._unarrived_bytes < _LOW_WATER_BYTES and not self._has_ended:
+        if self._is_paused and self._unarrived_bytes < _LOW_WATER_BYTES and not self.has_ended:
             self._is_paused = False
             assert self._protocol is not None
             self._protocol.resume_writing()
 
     def take(self, piece: bytes | None) -> None:
         """Get what has arrived."""
-        if not self._has_ended and not self.is_gone:
+        if not self.has_ended and not self.is_gone:
             self._arrived.append(piece)
             self._deliver()
 
     def _deliver(self) -> None:
         while self._arrived and not self._is_reading_paused and self._protocol is not None:
-            if self._has_ended or self._is_closing:
+            if self.has_ended or self._is_closing:
                 return
             piece = self._arrived.pop(0)
             if piece is None:
@@ -269,8 +276,8 @@ class Transport(asyncio.Transport):
 
     def _end(self, error: Exception | None) -> None:
         self._is_closing = True
-        if not self._has_ended and self._protocol is not None:
-            self._has_ended = True
+        if not self.has_ended and self._protocol is not None:
+            self.has_ended = True
             self._protocol.connection_lost(error)
 
     def close(self) -> None:
@@ -281,7 +288,7 @@ class Transport(asyncio.Transport):
             self.loop.call_soon(self._end, None)
 
     def abort(self) -> None:
-        if not self._has_ended:
+        if not self.has_ended:
             self._is_closing = True
             if not self.is_gone:
                 self.peer.break_at(self._network.delay_ns(), ConnectionResetError(104, "aborted"))

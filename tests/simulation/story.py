@@ -8,7 +8,7 @@ assert sys.platform == "linux"
 
 import errno
 
-from tests.e2e.trees import snapshot
+from tests.simulation.fuse import GROUPS
 from tests.simulation.network import Weather
 from tests.simulation.world import BrokenError, World
 
@@ -37,7 +37,7 @@ def tell(world: World) -> None:
             scheduler.check()
         _calm(world)
         world.converge()
-        tree = snapshot(world.folders["server"])
+        tree = world.tree("server")
         kept |= {node.content: path for path, node in tree.items() if node.kind == "file"}
         if rng.random() < 0.6:
             _prove_durable(world)
@@ -52,6 +52,7 @@ def tell(world: World) -> None:
 
 def _pause(world: World) -> None:
     rng = world.rng
+    world.network.strike()
     world.scheduler.sleep(rng.choice([0.0, 0.003, 0.03, 0.2, 2.0]) * rng.random())
     world.check_source()
 
@@ -63,10 +64,12 @@ def _trouble(world: World) -> None:
         world.network.weather = Weather(
             delay_s=rng.choice([0.001, 0.05, 1.0]), fault_chance=rng.choice([0.0, 0.2, 0.6])
         )
-    if rng.random() < 0.35:
-        number = rng.choice([errno.EIO, errno.ENOSPC])
+    if rng.random() < 0.45:
+        group = rng.choice([*GROUPS, "syncs", "syncs"])
+        number = errno.EIO if group == "reads" else rng.choice([errno.EIO, errno.ENOSPC])
+        after = rng.randrange(60 if group in ("any", "content") else 8)
         disk = rng.choice(["server", "server", "client"])
-        world.fail(disk, number, after=rng.randrange(60), lasts=rng.choice([1, 1, 3, 30]))
+        world.fail(disk, group, number, after, lasts=rng.choice([1, 1, 3, 30]))
     if rng.random() < 0.08:
         world.fill(rng.choice(["server", "client"]), True)
 
@@ -74,7 +77,7 @@ def _trouble(world: World) -> None:
 def _calm(world: World) -> None:
     world.network.weather = Weather()
     for disk in ("server", "client"):
-        world.fail(disk, errno.EIO, after=0, lasts=0)
+        world.fail(disk, "any", errno.EIO, after=0, lasts=0)
         world.fill(disk, False)
 
 

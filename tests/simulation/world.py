@@ -18,8 +18,9 @@ from typing import Any
 
 from tests.e2e.trees import Tree, differences, snapshot
 from tests.simulation import interpreter, mounts
+from tests.simulation.fuse import DISKS, Signals
 from tests.simulation.loop import Loop
-from tests.simulation.mounts import Control, Signals
+from tests.simulation.mounts import Control
 from tests.simulation.network import Network
 from tests.simulation.schedule import Process, Scheduler
 from tests.simulation.user import User
@@ -68,9 +69,9 @@ class World:
         self.control, self.disks_process = mounts.start(
             self.signals, seed, keeps_order=self.keeps_order
         )
-        self.folders = {name: work / name for name in mounts.DISKS}
+        self.folders = {name: work / name for name in DISKS}
         self._libc = libc
-        for name in mounts.DISKS:
+        for name in DISKS:
             self.folders[name].mkdir(exist_ok=True)
             self._order("mount", name)
         self.scheduler = Scheduler(
@@ -183,16 +184,16 @@ class World:
 
     # Disks.
 
-    def fail(self, disk: str, number: int, after: int, lasts: int) -> None:
+    def fail(self, disk: str, group: str, number: int, after: int, lasts: int) -> None:
         """Have calls of a disk fail."""
-        self.scheduler.note("fail", disk, errno.errorcode[number], after, lasts)
-        self._order("fail", disk, number=number, after=after, lasts=lasts)
+        self.scheduler.note("fail", disk, group, errno.errorcode[number], after, lasts)
+        self._order("fail", disk, group=group, number=number, after=after, lasts=lasts)
 
     def fill(self, disk: str, is_full: bool) -> None:
         self.scheduler.note("fill", disk, is_full)
         self._order("fill", disk, number=int(is_full))
 
-    def _order(self, verb: str, disk: str, **more: int) -> None:
+    def _order(self, verb: str, disk: str, **more: Any) -> None:
         told = self.control.order(verb, disk, str(self.folders[disk]), **more)
         if told.error:
             raise OSError(told.error, f"{verb} {disk}: {os.strerror(told.error)}")
@@ -215,8 +216,16 @@ class World:
         if self.signals.changes("source") != self._touches:
             raise BrokenError("something else than the user has written in the source")
 
+    def tree(self, disk: str, below: str = ".") -> Tree:
+        """Return what is in a folder of a disk now."""
+        self.signals.look(True)
+        try:
+            return snapshot(self.folders[disk] / below)
+        finally:
+            self.signals.look(False)
+
     def trees(self) -> tuple[Tree, Tree]:
-        return snapshot(self.folders["source"]), snapshot(self.folders["server"])
+        return self.tree("source"), self.tree("server")
 
     def observe(self) -> None:
         """Each path is absent, or a whole version that the source had.
@@ -225,7 +234,7 @@ class World:
             BrokenError: something else is seen.
         """
         self.counts["observations"] += 1
-        found = self.user.history.strangers(snapshot(self.folders["server"]))
+        found = self.user.history.strangers(self.tree("server"))
         if found:
             raise BrokenError("neither whole nor old: " + "; ".join(found))
 
@@ -292,8 +301,8 @@ class World:
 
     def contents_at_server(self) -> set[bytes]:
         """Return what files are in the tree and in the attic."""
-        found = snapshot(self.folders["server"])
-        kept = snapshot(self.folders["server"] / ".twinfold" / "attic")
+        found = self.tree("server")
+        kept = self.tree("server", ".twinfold/attic")
         return {node.content for node in [*found.values(), *kept.values()] if node.kind == "file"}
 
     def report(self) -> mounts.Told:
