@@ -21,6 +21,9 @@ import msgspec
 
 from tests.simulation.runs import begin_again_without_chance, prepare, run_seed
 
+_TOLD_LINES = 60
+"""So much of a trace is shown of what failed if nobody asked for all of it."""
+
 
 def main() -> int:
     """Run what the command line asks for; return the exit code."""
@@ -32,14 +35,18 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="simulation-") as work:
         for seed in itertools.count(asked.seed):
             result = run_seed(seed, Path(work), keeps_trace=asked.trace)
+            if result.failure and not asked.trace:
+                # The same run again: it fails in the same way.
+                again = run_seed(seed, Path(work), keeps_trace=True)
+                result.trace = again.trace[-_TOLD_LINES:]
             results.append(result)
-            if asked.trace:
+            if result.trace:
                 print("\n".join(result.trace))
             if result.failure or not asked.quiet:
                 print(f"seed {seed}: {result.digest} {result.failure or 'green'}", flush=True)
+            took_s = time.monotonic() - began_s
             if asked.first and result.failure:
                 break
-            took_s = time.monotonic() - began_s
             if len(results) >= asked.runs if asked.seconds is None else took_s >= asked.seconds:
                 break
     failures = sum(result.failure is not None for result in results)

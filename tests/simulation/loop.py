@@ -82,6 +82,7 @@ class Loop(asyncio.SelectorEventLoop):
         self._network = network
         self._simulated_thread: Thread | None = None
         self._made = 0
+        self._ports: dict[int, int] = {}
         self.process = process
         super().__init__(_Selector(scheduler))
         self.set_default_executor(Pool(8, "default"))
@@ -133,10 +134,6 @@ class Loop(asyncio.SelectorEventLoop):
             return
         await self._network.connect(address[1])
         self._ports[sock.fileno()] = address[1]
-
-    @property
-    def _ports(self) -> dict[int, int]:
-        return self.__dict__.setdefault("_ports_by_socket", {})  # type: ignore[no-any-return]
 
     async def create_connection(  # type: ignore[override]
         self, protocol_factory: Callable[[], asyncio.Protocol], *_: Any, sock: Any, **__: Any

@@ -170,13 +170,12 @@ class Control:
         return msgspec.msgpack.decode(self._control.recv(65_536), type=Told)
 
 
-def start(signals: Signals, seed: int, *, keeps_order: bool) -> tuple[Control, int]:
-    """Fork the process; return its control, and its id."""
+def start(signals: Signals, seed: int, *, keeps_order: bool) -> Control:
+    """Fork the process; return its control. It ends with this process."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    process = os.fork()
-    if process:
+    if os.fork():
         theirs.close()
-        return Control(ours), process
+        return Control(ours)
     code: Any = 1
     try:
         ours.close()

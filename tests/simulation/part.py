@@ -44,9 +44,8 @@ def outcome(figures: Path, took_s: float) -> Outcome:
         counts.update(result.counts)
         if result.failure:
             replay = f"python -m tests.simulation --seed {result.seed} --trace"
-            failures.append(
-                Failure(f"simulation, seed {result.seed}", replay, "\n".join([result.failure]))
-            )
+            told = "\n".join([result.failure, *result.trace])
+            failures.append(Failure(f"simulation, seed {result.seed}", replay, told))
     counts["runs"] = len(results)
     counts["operations"] = sum(
         count

@@ -66,6 +66,12 @@ class Scheduler:
         rng: decides.
         clock: the time in ns since 1970 is kept in its first 8 bytes, for other processes as well.
         keeps_trace: remember what happened as text, too, not only its digest.
+
+    Attributes:
+        now_ns: the time since 1970.
+        main: the thread that made this one; `StuckError` is raised in it when nothing goes on.
+        trace: what happened, if it is kept.
+        steps: how often the turn could have gone to another thread.
     """
 
     def __init__(self, rng: random.Random, clock: mmap, keeps_trace: bool) -> None:
@@ -78,7 +84,7 @@ class Scheduler:
         self._threads: list[Thread] = []
         self._by_ident: dict[int, Thread] = {}
         self._count = 0
-        self._steps = 0
+        self.steps = 0
         self.main = self._add("main", Process("user"))
         self._by_ident[threading.get_ident()] = self.main
         self.failure: str | None = None
@@ -172,9 +178,11 @@ class Scheduler:
         thread.is_waiting = False
         if waits:
             thread.is_woken = False
+        if thread is self.main and self.failure is not None:
+            raise StuckError(self.failure)
 
     def _hand_over(self, thread: Thread) -> None:
-        self._steps += 1
+        self.steps += 1
         self._advance(self.now_ns + self.rng.randrange(_LONGEST_STEP_NS))
         chosen = self._choose()
         if chosen is thread:
@@ -189,7 +197,7 @@ class Scheduler:
             if process.is_alive and process.is_doomed():
                 self.kill(process)
                 self.note(process.name, "is gone")
-        if self._steps > _MOST_STEPS:
+        if self.steps > _MOST_STEPS:
             self.failure = f"{_MOST_STEPS} steps are not enough"
             return self.main
         while True:
@@ -205,12 +213,3 @@ class Scheduler:
     def _advance(self, now_ns: int) -> None:
         self.now_ns = now_ns
         self._clock[:8] = now_ns.to_bytes(8, "little")
-
-    def check(self) -> None:
-        """Make sure that the simulation itself goes on.
-
-        Raises:
-            StuckError: it does not.
-        """
-        if self.failure is not None:
-            raise StuckError(self.failure)

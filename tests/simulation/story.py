@@ -20,7 +20,7 @@ def tell(world: World) -> None:
         BrokenError: a promise was broken.
         StuckError: it does not end.
     """
-    rng, scheduler = world.rng, world.scheduler
+    rng = world.rng
     world.start("server")
     world.await_listening()
     world.start("client")
@@ -34,7 +34,6 @@ def tell(world: World) -> None:
                 world.observe()
             if rng.random() < 0.25:
                 _crash(world)
-            scheduler.check()
         _calm(world)
         world.converge()
         tree = world.tree("server")

@@ -66,9 +66,7 @@ class World:
             raise OSError(ctypes.get_errno(), "cannot mount")
         work = Path(os.fsdecode(_PLACE))
         self.keeps_order = self.rng.random() < 0.5
-        self.control, self.disks_process = mounts.start(
-            self.signals, seed, keeps_order=self.keeps_order
-        )
+        self.control = mounts.start(self.signals, seed, keeps_order=self.keeps_order)
         self.folders = {name: work / name for name in DISKS}
         self._libc = libc
         for name in DISKS:
@@ -254,7 +252,6 @@ class World:
         self._run(process, asking)
         due_ns = self.scheduler.now_ns + int((timeout_s + 10) * 1e9)
         while not answers and self.scheduler.now_ns < due_ns:
-            self.scheduler.check()
             self.scheduler.block(due_ns, lambda: bool(answers))
         self.scheduler.kill(process)
         return answers[0] if answers else None
@@ -294,7 +291,6 @@ class World:
         process = self.processes["server"]
         due_ns = self.scheduler.now_ns + 200_000_000_000
         while not self.is_listening:
-            self.scheduler.check()
             if self.scheduler.now_ns >= due_ns or not process.is_alive:
                 raise BrokenError(f"the server does not come back ({process.error!r})")
             self.scheduler.block(due_ns, lambda: self.is_listening or not process.is_alive)
