@@ -28,7 +28,7 @@ from twinfold.client.control import NotRunningError, ask_wait
 from twinfold.client.run import run_client
 from twinfold.config import ClientSettings, ServerAddress, ServerSettings
 from twinfold.errors import TwinfoldError
-from twinfold.server.events import Committed, Listening
+from twinfold.server.events import AtticGaveWay, Committed, Listening
 from twinfold.system import durability
 from twinfold.wiring import serve_destination
 
@@ -127,6 +127,8 @@ class World:
             self.scheduler.note("server", type(event).__name__, event)
             if isinstance(event, Committed):
                 self.commits += 1
+            if isinstance(event, AtticGaveWay):
+                self.counts["attic gave way"] += 1
 
         return await serve_destination(settings, announce, listen, asyncio.Event())
 
