@@ -142,3 +142,23 @@ def test_what_is_forgotten_takes_along_what_is_below(tmp_path: Path) -> None:
     with index.transaction() as work:
         assert work.new_id() > first
     index.close()
+
+
+def test_what_a_start_finds_committed_is_in_the_database_itself(tmp_path: Path) -> None:
+    """The log may be there to be read and yet not on the disk: a sync of it may have failed."""
+    before = open_index(tmp_path / "index.sqlite")
+    with before.transaction() as work:
+        work.save(file_node(work.new_id(), TREE, b"f"), moved=True)
+    killed = tmp_path / "killed"
+    killed.mkdir()
+    for name in ("index.sqlite", "index.sqlite-wal"):
+        (killed / name).write_bytes((tmp_path / name).read_bytes())
+    before.close()
+    assert (killed / "index.sqlite-wal").stat().st_size > 0
+
+    index = open_index(killed / "index.sqlite")
+    assert (killed / "index.sqlite-wal").stat().st_size == 0
+    with sqlite3.connect(f"file:{killed / 'index.sqlite'}?immutable=1", uri=True) as alone:
+        assert alone.execute("SELECT name FROM nodes WHERE name = ?", (b"f",)).fetchall()
+    alone.close()
+    index.close()

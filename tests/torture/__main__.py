@@ -31,6 +31,7 @@ PARTS: dict[str, str] = {
     "model": "tests.model.torture",
     "planner": "tests.planner.torture",
     "power": "tests.power.cuts",
+    "simulation": "tests.simulation.part",
     "soak": "tests.soak.soak",
 }
 """The parts by name, and their modules."""

@@ -30,6 +30,7 @@ from twinfold.storage.index import DamagedIndexError, SqlIndex, open_index
 from twinfold.storage.space import Space
 from twinfold.storage.staging import Staging
 from twinfold.storage.tree import Tree
+from twinfold.system.durability import sync_file
 from twinfold.system.locks import FolderLock
 
 FORMAT_VERSION = 1
@@ -66,6 +67,9 @@ class Destination:
         self.space = Space(self._fds[3])
         self.staging = Staging(self._fds[1])
         self.index: SqlIndex = self._open_index(own)
+        # What is acknowledged is durable only if all folders are that lead to it.
+        for fd in (self._fds[3], self._fds[0]):
+            sync_file(fd)
         self.index.on_full = self.space.release
         tree, staging, attic, _ = self._fds
         self.untold = names_untold(staging)

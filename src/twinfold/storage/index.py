@@ -75,6 +75,7 @@ def open_index(path: Path) -> SqlIndex:
     try:
         _migrate(engine, path)
         _check_pages(engine, path)
+        _empty_log(engine, path)
         return SqlIndex(engine)
     except DatabaseError as error:
         engine.dispose()
@@ -126,6 +127,20 @@ def _check_pages(engine: Engine, path: Path) -> None:
     if found != "ok":
         engine.dispose()
         raise DamagedIndexError(f"the index {path} is damaged: {found}")
+
+
+def _empty_log(engine: Engine, path: Path) -> None:
+    """Write what the log holds to the database, durably.
+
+    The process before may have ended after a sync that failed: then the log can be read, but is not
+    on the disk, and what is committed behind it would be lost with it.
+    """
+    with engine.connect() as connection:
+        driver: Any = connection.connection.driver_connection
+        busy = driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+    if busy:
+        engine.dispose()
+        raise DestinationError(f"the index {path} is in use by something else; end that first")
 
 
 def _run_migrations(connection: Connection) -> None:
