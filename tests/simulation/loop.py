@@ -112,6 +112,13 @@ class Loop(asyncio.SelectorEventLoop):
         future.__init__(loop=self)  # type: ignore[misc]
         return future
 
+    def default_exception_handler(self, context: dict[str, Any]) -> None:
+        """Keep what people would see as a traceback."""
+        if self.process.is_alive:
+            told = f"{context.get('message')}: {context.get('exception')!r}"
+            self._scheduler.note(self.process.name, "traceback", told)
+            self.process.tracebacks.append(told)
+
     # What waking takes is the scheduler's, not a socket.
 
     def _make_self_pipe(self) -> None:

@@ -33,6 +33,7 @@ class Process:
         self.is_doomed = is_doomed
         self.is_alive = True
         self.error: BaseException | None = None
+        self.tracebacks: list[str] = []
 
 
 class Thread:

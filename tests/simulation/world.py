@@ -169,9 +169,11 @@ class World:
         """Start again what has ended.
 
         Raises:
-            BrokenError: it ended by an error that nobody foresaw.
+            BrokenError: it ended by an error that nobody foresaw, or showed a traceback.
         """
         for name, process in self.processes.items():
+            if process.tracebacks:
+                raise BrokenError(f"the {name} showed a traceback: {process.tracebacks[0]}")
             if process.is_alive:
                 continue
             error = process.error

@@ -63,7 +63,7 @@ async def _assembled(
 ) -> AsyncIterator[Synchroniser]:
     """Put a client together that can be asked for as long as the block lasts."""
     place = place_of(settings.state_dir, settings.source)
-    asyncio.get_running_loop().set_exception_handler(_without_descriptors)
+    asyncio.get_running_loop().set_exception_handler(_tell_unforeseen)
     with _opened_state(settings, place) as state:
         connection = Connection(settings.address, RateLimit(settings.limit_bytes_per_s))
         board = Board(settings.source, connection.url, state, listener)
@@ -86,13 +86,16 @@ async def _assembled(
                 raise RefusedError(error.code, f"{error} (it is in {place.folder})") from error
 
 
-def _without_descriptors(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Leave it to the scan to say that no more files can be opened.
+def _tell_unforeseen(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Show what nobody else tells of.
 
-    Who asks for the status meanwhile is answered when it is over: the loop tries again.
+    That no more files can be opened is said by the scan; who asks for the status meanwhile is
+    answered when it is over: the loop tries again. A body whose connection broke fails its
+    request as well, which is then told.
     """
     error = context.get("exception")
-    if not (isinstance(error, OSError) and error.errno in OUT_OF_DESCRIPTORS):
+    is_told = isinstance(error, ConnectionError)
+    if not (is_told or (isinstance(error, OSError) and error.errno in OUT_OF_DESCRIPTORS)):
         loop.default_exception_handler(context)
 
 
