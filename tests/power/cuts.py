@@ -77,6 +77,8 @@ def session_of_cuts(
     case: str,
     work: Path,
     meddle: Meddling = lambda server: nullcontext(),
+    *,
+    may_have_cache: bool = True,
 ) -> Iterator[Verdict]:
     """Cut the power of one live session some times; yield what each cut has left.
 
@@ -87,9 +89,11 @@ def session_of_cuts(
         case: decides everything but the instants.
         work: a folder that is not there yet.
         meddle: what is done to the server while it works.
+        may_have_cache: in every other session the disk has a write cache, which is lost.
     """
     chances = random.Random(case)
-    on_disk, cached = chances.random() < 0.5, chances.random() < 0.5
+    on_disk = chances.random() < 0.5
+    cached = chances.random() < 0.5 and may_have_cache
     source_chances = random.Random(f"source of {case}")
     with (
         live_session(

@@ -53,7 +53,8 @@ def test_nothing_acknowledged_is_lost_in_a_power_cut(
     case = f"{random.SystemRandom().randrange(1 << 32)}"
     print(f"case {case}")
     figures: Counter[str] = Counter()
-    for verdict in session_of_cuts(disks, kind, cuts, case, tmp_path / "session"):
+    folder = tmp_path / "session"
+    for verdict in session_of_cuts(disks, kind, cuts, case, folder, may_have_cache=False):
         assert verdict.faults == [], "\n".join(verdict.faults)
         figures.update(verdict.figures)
     assert figures["recoveries"] == cuts
