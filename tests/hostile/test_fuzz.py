@@ -14,8 +14,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.hostile import fuzz
-from tests.hostile.decoders import Decoders
+from tests.hostile import decoders, fuzz
 
 SEED = 7
 SECONDS = 8.0
@@ -30,8 +29,8 @@ def test_decoders_survive_spoilt_messages(tmp_path: Path) -> None:
 
 def test_a_question_that_is_nested_without_end(tmp_path: Path) -> None:
     """Whoever may reach the control socket cannot make the client show a traceback."""
-    with Decoders(tmp_path) as decoders:
-        socket = next(one for one in decoders if one.name == "control socket")
+    with decoders.Decoders(tmp_path) as known:
+        socket = next(one for one in known if one.name == "control socket")
         socket.read(b'{"a":' * 5_000 + b"\n")
 
 

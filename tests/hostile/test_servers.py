@@ -11,7 +11,7 @@ if sys.platform == "win32":
 
 from pathlib import Path
 
-from tests.hostile.servers import mislead
+from tests.hostile import servers
 
 pytestmark = pytest.mark.process
 
@@ -22,6 +22,6 @@ SECONDS = 12.0
 
 def test_a_hostile_server(tmp_path: Path) -> None:
     """What is sent was announced; what is said to be in sync is; the source is only read."""
-    counts, failures = mislead(SEED, SECONDS, tmp_path / "pair", ROUNDS)
+    counts, failures = servers.mislead(SEED, SECONDS, tmp_path / "pair", ROUNDS)
     print(f"seed {SEED}:", dict(counts))
     assert not failures, f"{failures[0].replay}\n{failures[0].told}"
