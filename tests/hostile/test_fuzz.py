@@ -20,7 +20,7 @@ from twinfold.client.tree import open_root
 from twinfold.errors import UsageError
 
 SEED = 7
-SECONDS = 8.0
+SECONDS = 6.0
 
 
 def test_decoders_survive_spoilt_messages(tmp_path: Path) -> None:
