@@ -123,7 +123,7 @@ class Refusal(msgspec.Struct, frozen=True, array_like=True):
     directory that its file system takes for this one's.
     """
 
-    index: int
+    index: Natural
     reason: str
     again: bool = False
     other: bytes = b""

@@ -45,6 +45,8 @@ class Liar:
         self.random = random.Random(seed)
         self.counts: Counter[str] = Counter()
         self.lies_left = 0
+        self.only = ""
+        """The name of the one kind of lie that is told; any if it is empty."""
         self.forged = False
         """Something was acknowledged that the real server has not."""
         self.complaints: list[str] = []
@@ -94,8 +96,11 @@ class Liar:
         is_first = request.path.endswith(("/hello", "/session"))
         if self.lies_left <= 0 or self.random.random() < (0.9 if is_first else 0.4):
             return web.Response(status=status, body=data)
+        kinds = [lie for lie in _LIES if self.only in ("", lie[0])]
+        fitting = [lie for lie in kinds if lie[2] in request.path]
+        if not fitting:
+            return web.Response(status=status, body=data)
         self.lies_left -= 1
-        fitting = [lie for lie in _LIES if lie[2] in request.path]
         name, lie, _ = self.random.choice(fitting)
         self.counts[f"hostile answers: {name}"] += 1
         return await lie(self, request, status, data)
@@ -265,7 +270,7 @@ _LIES: list[tuple[str, _Lie, str]] = [
 
 
 def mislead(
-    seed: int, seconds: float, base: Path, rounds: int = 50
+    seed: int, seconds: float, base: Path, rounds: int = 50, only: str = ""
 ) -> tuple[Counter[str], list[Failure]]:
     """Have clients sync with a server that lies, then with the same one when it is honest."""
     pair = Pair(base)
@@ -273,6 +278,7 @@ def mislead(
     pair.start_server()
     honest = pair.invite
     liar = Liar(seed, pair.port)
+    liar.only = only
     pair.invite = re.sub(r":\d+$", f":{liar.port}", honest)
     until_s = time.monotonic() + seconds
     done = 0

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tests.e2e.harness import Pair
 from tests.e2e.wire import Wire
-from tests.hostile.clients import attack
+from tests.hostile import clients
 
 pytestmark = pytest.mark.process
 
@@ -24,7 +24,7 @@ SECONDS = 15.0
 
 def test_a_hostile_client(tmp_path: Path) -> None:
     """The destination is what the accepted batches say, whatever else was sent."""
-    counts, failures = attack(SEED, SECONDS, tmp_path / "pair", STEPS)
+    counts, failures = clients.attack(SEED, SECONDS, tmp_path / "pair", STEPS)
     print(f"seed {SEED}:", dict(counts))
     assert not failures, f"{failures[0].replay}\n{failures[0].told}"
 

@@ -14,11 +14,13 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.hostile import fuzz
-from tests.hostile.decoders import Decoders
+from tests.hostile import decoders, fuzz
+from twinfold.client.ignore import IgnoreRules
+from twinfold.client.tree import open_root
+from twinfold.errors import UsageError
 
 SEED = 7
-SECONDS = 8.0
+SECONDS = 6.0
 
 
 def test_decoders_survive_spoilt_messages(tmp_path: Path) -> None:
@@ -28,10 +30,22 @@ def test_decoders_survive_spoilt_messages(tmp_path: Path) -> None:
     assert not outcome.failures, "\n".join(f"{f.replay}\n{f.told}" for f in outcome.failures)
 
 
+def test_a_pattern_that_is_no_regular_expression(tmp_path: Path) -> None:
+    """Its line is named like any other that is no pattern; the others are kept."""
+    (tmp_path / ".twinfoldignore").write_bytes(b"*.o\n[z-a]\n")
+    rules = IgnoreRules([])
+    with open_root(bytes(tmp_path)) as root:
+        assert rules.reload(root) == ["[z-a]"]
+    assert not rules.keeps(b"a.o", False)
+    assert rules.keeps(b"a.c", False)
+    with pytest.raises(UsageError):
+        IgnoreRules(["[z-a]"])
+
+
 def test_a_question_that_is_nested_without_end(tmp_path: Path) -> None:
     """Whoever may reach the control socket cannot make the client show a traceback."""
-    with Decoders(tmp_path) as decoders:
-        socket = next(one for one in decoders if one.name == "control socket")
+    with decoders.Decoders(tmp_path) as known:
+        socket = next(one for one in known if one.name == "control socket")
         socket.read(b'{"a":' * 5_000 + b"\n")
 
 

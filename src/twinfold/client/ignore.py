@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from collections.abc import Sequence
 
 from pathspec import GitIgnoreSpec
@@ -19,6 +20,9 @@ from twinfold.errors import UsageError
 
 IGNORE_FILE = b".twinfoldignore"
 _MAX_FILE_BYTES = 1024 * 1024
+
+_FLAWS = (ValueError, re.error)
+"""What a pattern may raise: it becomes a regular expression, and ``[z-a]`` is none."""
 
 
 class IgnoreRules:
@@ -32,7 +36,7 @@ class IgnoreRules:
         for pattern in patterns:
             try:
                 GitIgnoreSpec.from_lines([pattern])
-            except ValueError as error:
+            except _FLAWS as error:
                 raise UsageError(f"--ignore {pattern!r}: {error}") from error
         self._patterns = list(patterns)
         self._file = b""
@@ -63,7 +67,7 @@ class IgnoreRules:
             try:
                 GitIgnoreSpec.from_lines([line])
                 good.append(line)
-            except ValueError:
+            except _FLAWS:
                 bad.append(line)
         self._spec = self._compile(good) if good or self._patterns else None
         more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""

@@ -221,6 +221,8 @@ class _Delivery:
             if not answer.missing or rounds > _MAX_ROUNDS:
                 raise ProtocolError("the server does not say what it is waiting for")
             answer = await self._send_missing(answer.missing)
+        if any(refusal.index >= len(batch.changes) for refusal in answer.refused):
+            raise LostPlaceError("the server refuses a change that it was not sent")
         return answer
 
     async def _send_missing(self, missing: list[bytes]) -> BatchAnswer:
