@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from tests.client.mirror import ScannedSource, snapshot
 from twinfold.client import batch as batches
 from twinfold.client.dirty import Names
+from twinfold.client.ignore import IgnoreRules
 from twinfold.client.read import Reader
 from twinfold.core import planning
 from twinfold.errors import SourceError, SourceVanishedError
@@ -477,6 +478,19 @@ def test_ignored_names_are_invisible(source: ScannedSource) -> None:
     assert b"a/deep" not in there
     assert b"x.log" not in there
     assert {b"a/one", b"keep.log", b".twinfoldignore"} <= there.keys()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such names")
+def test_a_line_break_in_a_name_is_a_character_like_others(source: ScannedSource) -> None:
+    """Patterns match below such a directory, and not a name that only goes on after the match."""
+    source.ignore = IgnoreRules(["*.tmp", "a*z"])
+    folder = source.root / "line\nbreak"
+    folder.mkdir()
+    for name in ("f.tmp", "f.tmp\n", "a\nz", "a\nz\n", "kept"):
+        (folder / name).write_text(name)
+    source.scan()
+    below = {path for path in source.mirror.entries if path.startswith(b"line\nbreak/")}
+    assert below == {b"line\nbreak/" + name for name in (b"f.tmp\n", b"a\nz\n", b"kept")}
 
 
 def test_dirty_names_only_are_looked_at(source: ScannedSource) -> None:

@@ -27,7 +27,7 @@ SHARE: float | None = 15.0
 
 _EXAMPLES = 8
 _MOST_FAILURES = 3
-_SHRINKING_S = 60.0
+_SHRINKING_S = 300.0
 """What fails when less time is left is shown as it is."""
 
 

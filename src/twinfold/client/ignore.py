@@ -78,7 +78,7 @@ class IgnoreRules:
         """Tell whether an entry is synchronised, given that the directory above it is."""
         if self._spec is None or path == IGNORE_FILE:
             return True
-        text = os.fsdecode(path)
+        text = _on_one_line(os.fsdecode(path))
         return not self._spec.match_file(f"{text}/" if is_directory else text)
 
     def without_ignored(self, path: bytes, listing: dict[bytes, Facts]) -> dict[bytes, Facts]:
@@ -92,7 +92,16 @@ class IgnoreRules:
         }
 
     def _compile(self, lines: list[str]) -> GitIgnoreSpec:
-        return GitIgnoreSpec.from_lines([*self._patterns, *lines])
+        return GitIgnoreSpec.from_lines(map(_on_one_line, [*self._patterns, *lines]))
+
+
+def _on_one_line(text: str) -> str:
+    """Return a path or pattern whose line breaks are NULs, which no name has.
+
+    The patterns' regular expressions take a line break for an end, other characters for what
+    they are.
+    """
+    return text.replace("\n", "\0")
 
 
 def _read(root: Directory) -> bytes:
