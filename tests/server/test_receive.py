@@ -348,6 +348,26 @@ async def test_stopping_during_a_commit_loses_nothing(scratch: Path) -> None:
         )
 
 
+async def test_a_request_that_comes_while_the_server_ends_is_told_so(scratch: Path) -> None:
+    """It is refused like any other that a server which stops cannot take."""
+    async with serving(scratch) as service:
+        session = await service.open_as(b"one")
+        begun = await service.send(session, 1, Batch([put(b"a", b"data")]))
+        assert begun.missing
+        stopped = asyncio.Event()
+
+        async def slowly() -> AsyncIterator[Frame]:
+            await stopped.wait()
+            yield Batch([put(b"a", b"data")])
+
+        request = asyncio.create_task(service.receiver.receive(session.epoch, 1, slowly()))
+        await asyncio.sleep(0)
+        await service.pending.close()
+        stopped.set()
+        with pytest.raises(DestinationError):
+            await request
+
+
 async def test_a_header_sent_twice_at_once(scratch: Path) -> None:
     """Both requests get the same answer, and the batch happens once."""
     async with serving(scratch) as service:

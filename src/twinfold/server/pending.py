@@ -63,17 +63,31 @@ class PendingBatches:
         self._batches: dict[int, PendingBatch] = {}
         self._answers: dict[int, BatchAnswer] = {}
         self._complaint = ""
+        self._is_closed = False
         self._changed = asyncio.Condition()
         self.beginning = asyncio.Lock()
         self.committing = asyncio.Lock()
 
     async def in_commit_thread(self, work: Callable[[], _Result]) -> _Result:
-        """Run something that writes to the index or the forest."""
-        return await asyncio.get_running_loop().run_in_executor(self._commit_thread, work)
+        """Run something that writes to the index or the forest.
+
+        Raises:
+            DestinationError: the server stops.
+        """
+        return await self._in(self._commit_thread, work)
 
     async def in_stage_thread(self, work: Callable[[], _Result]) -> _Result:
-        """Run something that fills staged files."""
-        return await asyncio.get_running_loop().run_in_executor(self._stage_thread, work)
+        """Run something that fills staged files.
+
+        Raises:
+            DestinationError: the server stops.
+        """
+        return await self._in(self._stage_thread, work)
+
+    async def _in(self, thread: ThreadPoolExecutor, work: Callable[[], _Result]) -> _Result:
+        if self._is_closed:
+            raise DestinationError("the server is stopping")
+        return await asyncio.get_running_loop().run_in_executor(thread, work)
 
     @property
     def is_busy(self) -> bool:
@@ -235,10 +249,13 @@ class PendingBatches:
             self._complain(error)
 
     async def close(self) -> None:
-        """Finish the commit under way, drop the rest, and let go of the threads."""
+        """Finish the commit under way, drop the rest, and let go of the threads; once."""
+        if self._is_closed:
+            return
         async with self.committing, self.beginning:
             await self.drop(DestinationError("the server is stopping"))
         await self._settle()
+        self._is_closed = True
         self._stage_thread.shutdown()
         self._commit_thread.shutdown()
 
