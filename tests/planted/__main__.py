@@ -74,6 +74,8 @@ def main() -> int:
         print("\n".join(fault.name for fault in faults))
         return 0
     with tempfile.TemporaryDirectory(prefix="planted-", dir=asked.work) as work:
+        # Some tests work as another user, who has to get there.
+        os.chmod(work, 0o755)
         copies: SimpleQueue[Path] = SimpleQueue()
         for number in range(asked.jobs):
             copies.put(_copy(Path(work) / f"copy-{number}"))
