@@ -213,7 +213,8 @@ class Pair:
     """A source and a destination in one folder, with a server and a client between them.
 
     The two have a state folder each, as on two machines: the client is told the invite.
-    ``server_prefix`` and ``client_prefix`` are words to put before the command of each.
+    ``server_prefix`` and ``client_prefix`` are words to put before the command of each,
+    ``env`` is added to the environment of both.
     """
 
     def __init__(self, base: Path) -> None:
@@ -224,6 +225,7 @@ class Pair:
         self.client_state = base / "client-state"
         self.server_prefix: list[str] = []
         self.client_prefix: list[str] = []
+        self.env: dict[str, str] = {}
         self.source.mkdir(parents=True)
         self._server: Running | None = None
         self._client: Running | None = None
@@ -377,6 +379,6 @@ class Pair:
     def _start(self, role: str, words: list[str | Path], state: Path) -> Running:
         log = self.base / f"{role}-{len(self._started)}.log"
         prefix = self.server_prefix if role == "server" else self.client_prefix
-        running = Running(*words, state=state, log=log, prefix=prefix)
+        running = Running(*words, state=state, log=log, env=self.env, prefix=prefix)
         self._started.append(running)
         return running

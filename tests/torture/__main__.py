@@ -28,6 +28,7 @@ from tests.torture.report import Ran, as_text
 PARTS: dict[str, str] = {
     "fuzz": "tests.hostile.fuzz",
     "hostile": "tests.hostile.part",
+    "kills": "tests.crash.kills",
     "model": "tests.model.torture",
     "planner": "tests.planner.torture",
     "power": "tests.power.cuts",

@@ -109,14 +109,14 @@ def _migrate(engine: Engine, path: Path) -> None:
         found = None
         if inspect(connection).has_table("alembic_version"):
             found = connection.scalar(text("SELECT version_num FROM alembic_version"))
-        if found == HEAD_REVISION:
-            return
         if found is not None and str(found) > HEAD_REVISION:
             raise FormatError(
                 f"{path.parent.parent} was written by a newer twinfold (index format {found}); "
                 "update this server"
             )
-        _run_migrations(connection)
+        if found != HEAD_REVISION:
+            _run_migrations(connection)
+        # An error in between may have left the tables without them.
         _add_roots(connection)
 
 
