@@ -89,7 +89,7 @@ def test_the_workflow_runs_what_contributors_run() -> None:
     workflow = WORKFLOW.read_text("utf-8")
     commands = re.findall(r"- run: (.+)", workflow)
     contributing = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
-    documented = re.findall(r"(?m)^    ((?:make|py|\.venv\\).*?)(?:\s+#.*)?$", contributing)
+    documented = re.findall(r"(?m)^    ((?:make|py |\.venv\\).*?)(?:\s+#.*)?$", contributing)
     assert sorted(commands) == sorted(documented)
     actions = re.findall(r"uses: (\S+)", workflow)
     assert actions
