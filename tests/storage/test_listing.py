@@ -10,6 +10,7 @@ import sys
 assert sys.platform != "win32"
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,19 @@ def test_the_server_lists_what_came_since_it_started(folder: Path) -> None:
             assert listed == [b"0", b"1", b"2"][: number + 1]
             assert len(rig.forest.look(ATTIC, []).children) == number + 1
             assert sorted(rig.staging.names()) == listed
+
+
+def test_threads_do_not_take_names_from_each_other(folder: Path) -> None:
+    """A check for drift and the attic's collector may list the same folder at once."""
+    with Rig(folder / "dest") as rig:
+        for number in range(2_000):
+            (folder / "dest" / str(number)).touch()
+
+        def look(_: int) -> int:
+            return len(rig.forest.look(TREE, []).children)
+
+        with ThreadPoolExecutor(2) as threads:
+            assert set(threads.map(look, range(20))) == {2_000}
 
 
 def test_what_a_recovery_puts_into_the_attic_stays_known(folder: Path) -> None:

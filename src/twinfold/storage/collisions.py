@@ -18,7 +18,7 @@ from twinfold.core.paths import display
 from twinfold.model import RESERVED_ROOT_NAME
 from twinfold.storage.directories import inode_at
 from twinfold.storage.interface import ATTIC, STAGING, TREE, Location
-from twinfold.system.listing import rewind
+from twinfold.system.listing import list_inodes
 
 Neighbours = Callable[[int, bytes, int], list[bytes]]
 """Tells which names the index has in a directory for a listed name or an inode."""
@@ -36,9 +36,7 @@ class CollisionError(Exception):
 
 def is_listed(directory: int, name: bytes) -> bool:
     """Tell whether a directory lists exactly this name."""
-    rewind(directory)
-    with os.scandir(directory) as entries:
-        return any(os.fsencode(entry.name) == name for entry in entries)
+    return name in list_inodes(directory)
 
 
 def check_name(neighbours: Neighbours, target: Location, directory: int, inode: int) -> None:
@@ -62,9 +60,7 @@ def check_name(neighbours: Neighbours, target: Location, directory: int, inode: 
 def _other_name(
     neighbours: Neighbours, target: Location, directory: int, inode: int
 ) -> bytes | None:
-    rewind(directory)
-    with os.scandir(directory) as entries:
-        listed = {os.fsencode(entry.name): entry.inode() for entry in entries}
+    listed = list_inodes(directory)
     if target.directory == TREE and inode_at(directory, RESERVED_ROOT_NAME) == inode:
         return RESERVED_ROOT_NAME
     found = target.name

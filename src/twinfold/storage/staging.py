@@ -18,7 +18,7 @@ from twinfold.storage.directories import OPEN_DIRECTORY
 from twinfold.storage.interface import NewFile
 from twinfold.system.bulk import FileIdentity, create_files
 from twinfold.system.durability import sync_file, sync_file_system
-from twinfold.system.listing import rewind
+from twinfold.system.listing import list_inodes
 
 _REOPEN = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -149,8 +149,7 @@ class Staging:
 
     def names(self) -> list[bytes]:
         """Return the names of all staged objects."""
-        rewind(self._fd)
-        return [os.fsencode(name) for name in os.listdir(self._fd)]
+        return list(list_inodes(self._fd))
 
     def flush(self, files: Sequence[bytes], filled: Sequence[bytes], others: int) -> bool:
         """Make staged files, directories with all in them, and so many ``others`` durable.

@@ -41,7 +41,7 @@ from twinfold.storage.interface import (
 from twinfold.storage.perform import Performance
 from twinfold.storage.recovery import Recovery
 from twinfold.system.durability import rename_new
-from twinfold.system.listing import rewind
+from twinfold.system.listing import list_inodes
 
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
@@ -108,8 +108,7 @@ class Tree:
         """
         with self._directory(root, names) as fd:
             itself = _looked(names[-1] if names else b"", os.fstat(fd), b"")
-            rewind(fd)
-            found = sorted(os.fsencode(name) for name in os.listdir(fd))
+            found = sorted(list_inodes(fd))
             is_top = root == TREE and not names
             own_inode = inode_at(fd, RESERVED_ROOT_NAME) if is_top else None
             children = []
