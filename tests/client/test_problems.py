@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from twinfold.client.events import Event
+from twinfold.client.events import Event, Problem
 from twinfold.client.problems import Problems
 from twinfold.client.shortage import PROBES, Shortage
 
@@ -84,3 +84,14 @@ def test_a_few_are_offered_until_one_is_taken() -> None:
     rest = shortage.take()
     assert rest is not None
     assert len(rest) == 3 * PROBES - 1
+
+
+def test_a_file_that_is_no_longer_read_says_why() -> None:
+    """A part of it was refused; it is noted before the file itself could be."""
+    problems = Problems(lambda _event: None)
+    shortage = Shortage(problems)
+    shortage.begin_cycle(everything=True)
+    shortage.note_part(100, "there is no room")
+    assert shortage.is_short_of(100)
+    shortage.note(b"big", 100)
+    assert problems.listed() == [Problem(b"big", "there is no room")]

@@ -37,7 +37,7 @@ def scan(watcher: Watcher, root: bytes, path: bytes = b"") -> None:
     """Watch a directory and all below it, as the client's scan does."""
     try:
         fd = os.open(os.path.join(root, path), DIRECTORY_FLAGS)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return
     scan_open(watcher, fd, path)
 

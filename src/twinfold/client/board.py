@@ -139,7 +139,8 @@ class Board:
             change = batch.changes[index]
             if isinstance(change, ExtendUpload):
                 if refusal.again and change.left_bytes:
-                    self.shortage.note_part(change.offset + change.left_bytes)
+                    whole_bytes = change.offset + change.left_bytes
+                    self.shortage.note_part(whole_bytes, refusal.reason)
             elif refusal.again:
                 size_bytes = change.size if isinstance(change, PutFile) else 0
                 self.shortage.note(change.path, size_bytes, refusal.reason)

@@ -65,9 +65,10 @@ class Shortage:
                 self._overflows = True
         self._problems.note(path, self._reason, lasting=True)
 
-    def note_part(self, size_bytes: int) -> None:
+    def note_part(self, size_bytes: int, reason: str) -> None:
         """There is no room for a file of so many bytes that is on its way in parts."""
         with self._lock:
+            self._reason = reason
             least = self._least_bytes
             self._least_bytes = size_bytes if least is None else min(least, size_bytes)
 
