@@ -38,6 +38,18 @@ STORAGE_FAULTS = (
         (DURABLE,),
     ),
     Fault(
+        "listings share their place in a folder",
+        "18",
+        (
+            Edit(
+                "system/listing.py",
+                'own = os.open(b".", _DIRECTORY, dir_fd=fd)\n',
+                "raise PermissionError\n",
+            ),
+        ),
+        ("tests/storage/test_listing.py::test_threads_do_not_take_names_from_each_other",),
+    ),
+    Fault(
         "attic link before replacing left out",
         "3",
         (

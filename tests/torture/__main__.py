@@ -106,7 +106,7 @@ def _run_in_process(name: str, seed: int, seconds: float, work: Path) -> Ran:
     words = ["--part", name, "--seed", str(seed), "--seconds", f"{seconds:.0f}"]
     words += ["--work", str(folder), "--json", str(result)]
     began_s = time.monotonic()
-    print(f"{name}: {seconds:.0f} s", flush=True)
+    _tell(f"{name}: {seconds:.0f} s")
     with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "tests.torture", *words],
@@ -128,8 +128,14 @@ def _run_in_process(name: str, seed: int, seconds: float, work: Path) -> Ran:
         replay = f"python -m tests.torture --only {name} --seed {seed}"
         told = log.read_text("utf-8", "backslashreplace")[-20_000:]
         outcome = Outcome({}, [Failure(f"the part {name} {ended}", replay, told)])
-    print(f"{name}: {len(outcome.failures)} failures after {took_s:.0f} s", flush=True)
+    _tell(f"{name}: {len(outcome.failures)} failures after {took_s:.0f} s")
     return Ran(name, took_s, outcome)
+
+
+def _tell(line: str) -> None:
+    """Write a whole line at once: several threads do."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":
