@@ -6,7 +6,8 @@ msgspec); a batch's body is a sequence of frames:
     kind u8 | codec u8 | head size u32 | packed size u32 | size u32 | head | payload
 
 all little-endian. ``size`` is the payload's exact size after decompression, so that a
-receiver knows what it will cost before it spends it.
+receiver knows what it will cost before it spends it. The head of a frame of chunks has their
+ids; that of any other frame is a digest, so that a flipped bit does nothing.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from enum import IntEnum
 from typing import Any, TypeVar
 
 import msgspec
+from blake3 import blake3
 
-from twinfold.errors import LimitError, ProtocolError
+from twinfold.errors import ContentMismatchError, LimitError, ProtocolError
 from twinfold.model import Change, Chunk, Entry, Natural
 
 if sys.version_info >= (3, 14):
@@ -45,6 +47,7 @@ MAX_FRAME_BYTES = 4 * 1024 * 1024
 MAX_FRAME_CHUNKS = 8_192
 MAX_FRAME_HEAD_BYTES = 48 * MAX_FRAME_CHUNKS
 MAX_CHUNK_BYTES = 96 * 1024
+DIGEST_BYTES = 16
 MAX_BODY_BYTES = 256 * 1024 * 1024
 MAX_PENDING_BATCHES = 8
 PROGRESS_TIMEOUT_S = 60.0
@@ -214,7 +217,10 @@ def decode(data: bytes | memoryview, kind: type[_Message]) -> _Message:
 def pack_frame(
     kind: FrameKind, head: bytes, parts: Iterable[bytes | memoryview], level: int | None
 ) -> bytes:
-    """Return one frame; with a zstd ``level`` it is compressed where that makes it smaller."""
+    """Return one frame; with a zstd ``level`` it is compressed where that makes it smaller.
+
+    Only a frame of chunks has a ``head`` of its own; any other gets its digest there.
+    """
     parts = list(parts)
     size_bytes = packed_bytes = sum(map(len, parts))
     codec = Codec.PLAIN
@@ -222,7 +228,29 @@ def pack_frame(
         packed = zstd.compress(b"".join(parts), level)
         if len(packed) < size_bytes:
             parts, packed_bytes, codec = [packed], len(packed), Codec.ZSTD
+    if kind is not FrameKind.CHUNKS:
+        frame = FrameHead(kind, codec, DIGEST_BYTES, packed_bytes, size_bytes)
+        head = frame_digest(frame, parts)
     return b"".join((_FRAME.pack(kind, codec, len(head), packed_bytes, size_bytes), head, *parts))
+
+
+def frame_digest(frame: FrameHead, packed: Iterable[bytes | memoryview]) -> bytes:
+    """Return what the head of a frame without chunks has: BLAKE3 of all the rest, cut short."""
+    sizes = (frame.head_bytes, frame.packed_bytes, frame.size_bytes)
+    hasher = blake3(_FRAME.pack(frame.kind, frame.codec, *sizes))
+    for part in packed:
+        hasher.update(part)
+    return hasher.digest(DIGEST_BYTES)
+
+
+def check_frame(frame: FrameHead, head: bytes | memoryview, packed: bytes | memoryview) -> None:
+    """Check a frame's digest before anything of it is used; chunks are checked one by one.
+
+    Raises:
+        ContentMismatchError: the frame is not as it was sent.
+    """
+    if frame.kind is not FrameKind.CHUNKS and head != frame_digest(frame, [packed]):
+        raise ContentMismatchError("a frame was damaged on its way")
 
 
 def parse_frame_head(data: bytes | memoryview) -> FrameHead:

@@ -80,10 +80,34 @@ def test_frames_come_out_as_they_went_in(
     frame = protocol.pack_frame(kind, head, parts, level)
     parsed = protocol.parse_frame_head(frame[: protocol.FRAME_HEAD_BYTES])
     rest = frame[protocol.FRAME_HEAD_BYTES :]
-    assert (parsed.kind, rest[: parsed.head_bytes]) == (kind, head)
+    assert parsed.kind is kind
+    if kind is FrameKind.CHUNKS:
+        assert rest[: parsed.head_bytes] == head
     packed = rest[parsed.head_bytes :]
+    protocol.check_frame(parsed, rest[: parsed.head_bytes], packed)
     assert len(packed) == parsed.packed_bytes <= parsed.size_bytes
     assert protocol.unpack_payload(parsed, packed) == b"".join(parts)
+
+
+@given(st.sampled_from([FrameKind.BATCH, FrameKind.ENTRIES]), st.binary(max_size=300), st.data())
+def test_a_flipped_bit_is_noticed(kind: FrameKind, payload: bytes, data: st.DataObject) -> None:
+    """Wherever it is in a frame without chunks, nothing of the frame is used."""
+    level = data.draw(st.sampled_from([None, 3]))
+    frame = bytearray(protocol.pack_frame(kind, b"", [payload], level))
+    bit = data.draw(st.integers(0, 8 * len(frame) - 1))
+    frame[bit // 8] ^= 1 << bit % 8
+    with pytest.raises(ProtocolError):
+        read_frame(bytes(frame))
+
+
+def read_frame(frame: bytes) -> None:
+    """Judge a frame as a receiver does."""
+    parsed = protocol.parse_frame_head(frame[: protocol.FRAME_HEAD_BYTES])
+    end = protocol.FRAME_HEAD_BYTES + parsed.head_bytes
+    head, packed = frame[protocol.FRAME_HEAD_BYTES : end], frame[end:][: parsed.packed_bytes]
+    protocol.check_frame(parsed, head, packed)
+    if parsed.kind is FrameKind.CHUNKS:
+        protocol.decode_chunk_list(head, parsed.size_bytes)
 
 
 @pytest.mark.parametrize("size_bytes", [99_999, 100_001, 10])

@@ -12,12 +12,20 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tests.e2e.harness import LIMIT_S, Pair, run
 from tests.e2e.trees import make_small_files
 from tests.e2e.wire import Wire
-from twinfold.protocol import MAX_BATCH_HEADER_BYTES, Codec, FrameKind
+from twinfold.protocol import (
+    DIGEST_BYTES,
+    MAX_BATCH_HEADER_BYTES,
+    Codec,
+    FrameHead,
+    FrameKind,
+    frame_digest,
+)
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -85,9 +93,12 @@ def test_bombs_take_no_memory(pair: Pair) -> None:
     assert wire.open_session().status == 200
     before = pair.server.peak_memory_bytes()
     packed = zstd.compress(bytes(1 << 30), 3)
-    head = (FrameKind.BATCH, Codec.ZSTD, 0, len(packed), MAX_BATCH_HEADER_BYTES)
+    size_bytes = MAX_BATCH_HEADER_BYTES
+    head = FrameHead(FrameKind.BATCH, Codec.ZSTD, DIGEST_BYTES, len(packed), size_bytes)
+    digest = frame_digest(head, [packed])
+    announced = struct.pack("<BBIII", *msgspec.structs.astuple(head))
     for _ in range(5):
-        answer = wire.post(1, struct.pack("<BBIII", *head) + packed)
+        answer = wire.post(1, announced + digest + packed)
         assert answer.status == 400
     assert pair.server.peak_memory_bytes() - before < 8 * MAX_BATCH_HEADER_BYTES
 

@@ -188,6 +188,18 @@ SERVER_FAULTS = (
         ("tests/core/test_protocol.py",),
     ),
     Fault(
+        "a damaged frame is used",
+        "8a",
+        (
+            Edit(
+                "protocol.py",
+                "frame.kind is not FrameKind.CHUNKS and head != frame_digest(frame, [packed])",
+                "frame.kind is not FrameKind.CHUNKS and len(head) != DIGEST_BYTES",
+            ),
+        ),
+        ("tests/core/test_protocol.py",),
+    ),
+    Fault(
         "the attic expires too early",
         "3",
         (Edit("core/retention.py", "now_ns - keep_s * _NS", "now_ns - keep_s"),),

@@ -26,6 +26,7 @@ from tests.torture.outcome import Failure, Outcome, Part
 from tests.torture.report import Ran, as_text
 
 PARTS: dict[str, str] = {
+    "cuts": "tests.crash.network",
     "fuzz": "tests.hostile.fuzz",
     "hostile": "tests.hostile.part",
     "kills": "tests.crash.kills",

@@ -312,8 +312,9 @@ async def _answered_frames(
     content = response.content
     while True:
         head = protocol.parse_frame_head(await content.readexactly(protocol.FRAME_HEAD_BYTES))
-        await content.readexactly(head.head_bytes)
+        digest = await content.readexactly(head.head_bytes)
         packed = await content.readexactly(head.packed_bytes)
+        protocol.check_frame(head, digest, packed)
         yield head.kind, protocol.unpack_payload(head, packed)
 
 
@@ -374,7 +375,7 @@ def _raise_error(status: int, body: bytes) -> None:
         raise LostPlaceError(reason)
     if status in (401, 409, 426):
         raise RefusedError(code, reason)
-    if status in (408, 429) or status >= 500:
+    if status in (408, 429) or status >= 500 or code == "damaged":
         raise ServerBusyError(reason)
     raise _AnsweredError(reason, status)
 

@@ -45,6 +45,7 @@ async def frames(content: StreamReader) -> AsyncIterator[Batch | ChunkFrame]:
             raise LimitError(f"a request is over the limit of {protocol.MAX_BODY_BYTES} bytes")
         chunk_list = await body.read(head.head_bytes)
         packed = await body.read(head.packed_bytes)
+        protocol.check_frame(head, chunk_list, packed)
         if head.codec is Codec.ZSTD:
             payload = await asyncio.to_thread(protocol.unpack_payload, head, packed)
         else:

@@ -12,6 +12,7 @@ from aiohttp import web
 
 from twinfold import protocol
 from twinfold.errors import (
+    ContentMismatchError,
     DestinationError,
     DestinationFullError,
     DriftError,
@@ -230,6 +231,8 @@ def _code(error: ProtocolError) -> str:
         return "lost_place"
     if isinstance(error, OutOfOrderError):
         return "unknown_batch"
+    if isinstance(error, ContentMismatchError):
+        return "damaged"
     return "malformed"
 
 
