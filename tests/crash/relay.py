@@ -10,6 +10,7 @@ import threading
 from typing import NamedTuple
 
 from tests.e2e.proxy import PIECE_BYTES, Proxy
+from twinfold.protocol import FrameKind
 
 CUT, STALL, SPLIT, REPEAT, FLIP = "cut", "stall", "split", "repeat", "flip"
 DIRECTIONS = ("up", "down")
@@ -20,6 +21,7 @@ _SPLIT_BYTES = 6_000
 _REPEATS = 6
 _STALLS_S = (0.5, 2.0)
 _ANSWER_LIMIT_S = 60.0
+_ANNOUNCEMENT_BYTES = 150
 
 
 class Trouble(NamedTuple):
@@ -134,11 +136,18 @@ class Relay(Proxy):
     def _flipped(self, data: bytes, at: int, bodies: list[tuple[int, int]]) -> bytes:
         with self._lock:
             later = [(max(at, first), end) for first, end in bodies if end > at]
+            if self._trouble is not None and self._trouble.seed % 2:
+                # Most bytes are content: half of the flips are in what announces it.
+                later = [(first, end) for first, end in bodies if first >= at]
+                later = [place for place in later if data[place[0]] == FrameKind.BATCH]
             if self.done or not later:
                 return data
             self.done = 1
+            first, end = later[0]
+            if self._trouble is not None and self._trouble.seed % 2:
+                first = self._chance.randrange(first, min(end, first + _ANNOUNCEMENT_BYTES))
             spoilt = bytearray(data)
-            spoilt[later[0][0]] ^= 1 << self._chance.randrange(8)
+            spoilt[first] ^= 1 << self._chance.randrange(8)
             return bytes(spoilt)
 
     def _repeat(self, post: bytes, reached: int) -> None:
