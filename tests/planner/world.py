@@ -156,7 +156,11 @@ class World:
         Each fault may cost a scan.
         """
         rounds = len(self._trouble) + len(self._meanwhile) + QUIET_ROUNDS
-        while self.pass_once() != 0:
+        is_quiet = False
+        while not is_quiet:
+            to_come = len(self._meanwhile)
+            # A change that comes after its place was scanned is for the next scan.
+            is_quiet = self.pass_once() == 0 and len(self._meanwhile) == to_come
             rounds -= 1
             assert rounds > 0, "it does not come to an end"
         assert self.receiver.snapshot() == snapshot(self.root)
