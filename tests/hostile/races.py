@@ -60,9 +60,7 @@ def race(seed: int, seconds: float, base: Path) -> tuple[Counter[str], list[Fail
         replay = f"python -m tests.hostile.races server {seed} {seconds}"
         return counts, [Failure(f"symlink race, seed {seed}", replay, traceback.format_exc())]
     finally:
-        for running in pair._started:
-            if running.alive:
-                stop_traced(running)
+        stop_all(pair)
     return counts, []
 
 
@@ -130,9 +128,7 @@ def watch_client(seed: int, rounds: int, base: Path) -> tuple[Counter[str], list
         replay = f"python -m tests.hostile.races client {seed} {rounds}"
         return counts, [Failure(f"reading client, seed {seed}", replay, traceback.format_exc())]
     finally:
-        for running in pair._started:
-            if running.alive:
-                stop_traced(running)
+        stop_all(pair)
     return counts, []
 
 
@@ -162,6 +158,13 @@ def _disturb(random_: random.Random, source: Path, counts: Counter[str]) -> None
         os.utime(there, ns=(1, random_.randrange(1 << 60)))
     elif kind == "delete" and not there.is_dir():
         there.unlink()
+
+
+def stop_all(pair: Pair) -> None:
+    """End what still runs of a pair, traced or not."""
+    for running in pair._started:
+        if running.alive:
+            stop_traced(running)
 
 
 def stop_traced(running: Running) -> None:

@@ -16,26 +16,34 @@ from mmap import mmap
 from typing import NamedTuple
 
 from tests.simulation.disk import Attributes, Disk, Node, failure
+from tests.worlds.fuse_messages import (
+    ATIME_NOW,
+    ATTRIBUTES,
+    DIRECTORY_ENTRY,
+    ENTRY_HEAD,
+    IN_HEADER,
+    INIT_OUT,
+    MTIME_NOW,
+    NOREPLACE,
+    OPEN_OUT,
+    OUT_HEADER,
+    SET_ATIME,
+    SET_ATTRIBUTES,
+    SET_GID,
+    SET_MODE,
+    SET_MTIME,
+    SET_SIZE,
+    SET_UID,
+    STATFS_OUT,
+    TRANSFER,
+)
 
 _MAX_WRITE_BYTES = 1 << 20
 _KNOWN_FOR_S = 100_000
 _TOTAL_BLOCKS, _FREE_BLOCKS = 1 << 14, 3 << 12
 
-_IN_HEADER = struct.Struct("<IIQQIIII")
-_OUT_HEADER = struct.Struct("<IiQ")
-_INIT_OUT = struct.Struct("<IIIIHHIIHHI28x")
-_ATTRIBUTES = struct.Struct("<QQQqqqIIIIIIIIII")
-_ENTRY_HEAD = struct.Struct("<QQQQII")
-_SET_ATTRIBUTES = struct.Struct("<IIQQQqqqIIIIIIII")
-_OPEN_OUT = struct.Struct("<QII")
-_TRANSFER = struct.Struct("<QQIIQII")
-_STATFS_OUT = struct.Struct("<QQQQQIIII24x")
-_DIRECTORY_ENTRY = struct.Struct("<QQII")
 
-_SET_MODE, _SET_UID, _SET_GID, _SET_SIZE = 1, 2, 4, 8
-_SET_ATIME, _SET_MTIME, _ATIME_NOW, _MTIME_NOW = 16, 32, 128, 256
 _KEEP_SIZE = 1
-_NOREPLACE = 1
 _MAX_PAGES = 1 << 22
 _NO_ANSWER = {2, 36, 42}
 
@@ -140,7 +148,7 @@ class FileSystem:
             16: self._write,
             17: self._room,
             20: self._sync,
-            26: lambda _: _INIT_OUT.pack(
+            26: lambda _: INIT_OUT.pack(
                 7, 31, 1 << 20, _MAX_PAGES, 16, 12, _MAX_WRITE_BYTES, 1, 256, 0, 0
             ),
             28: self._list,
@@ -158,15 +166,15 @@ class FileSystem:
 
     def exchange(self, data: bytes) -> bytes:
         """Return the answer to what the kernel sent; empty if it expects none."""
-        _, operation, unique, node, uid, gid, _, _ = _IN_HEADER.unpack_from(data)
+        _, operation, unique, node, uid, gid, _, _ = IN_HEADER.unpack_from(data)
         if operation in _NO_ANSWER:
             return b""
         code, answer = 0, b""
         try:
-            answer = self.answer(operation, Request(node, (uid, gid), data[_IN_HEADER.size :]))
+            answer = self.answer(operation, Request(node, (uid, gid), data[IN_HEADER.size :]))
         except OSError as error:
             code = -(error.errno or errno.EIO)
-        return _OUT_HEADER.pack(_OUT_HEADER.size + len(answer), code, unique) + answer
+        return OUT_HEADER.pack(OUT_HEADER.size + len(answer), code, unique) + answer
 
     def answer(self, operation: int, request: Request) -> bytes:
         """Do what was asked; return the answer's body.
@@ -224,11 +232,11 @@ class FileSystem:
     def _grows(self, operation: int, request: Request) -> bool:
         if operation != 16:
             return True
-        _, offset, size, *_ = _TRANSFER.unpack_from(request.body)
+        _, offset, size, *_ = TRANSFER.unpack_from(request.body)
         return bool(offset + size > len(self.disk.node(request.node).data))
 
     def _entry(self, node: Node) -> bytes:
-        head = _ENTRY_HEAD.pack(node.number, 0, _KNOWN_FOR_S, _KNOWN_FOR_S, 0, 0)
+        head = ENTRY_HEAD.pack(node.number, 0, _KNOWN_FOR_S, _KNOWN_FOR_S, 0, 0)
         return head + self._packed(node)
 
     def _attributes(self, node: Node) -> bytes:
@@ -240,28 +248,28 @@ class FileSystem:
         seconds, parts = [t[0] for t in times], [t[1] for t in times]
         owner = now.mode, max(node.links, 0), now.uid, now.gid
         size = len(node.data)
-        return _ATTRIBUTES.pack(
+        return ATTRIBUTES.pack(
             node.number, size, -(-size // 512), *seconds, *parts, *owner, 0, 4096, 0
         )
 
     def _set_attributes(self, request: Request) -> bytes:
         node = self.disk.node(request.node)
-        values = _SET_ATTRIBUTES.unpack_from(request.body)
+        values = SET_ATTRIBUTES.unpack_from(request.body)
         valid, size, (atime, mtime) = values[0], values[3], values[5:7]
         changed: dict[str, int] = {}
         now_ns = self._signals.now_ns()
-        if valid & _SET_SIZE:
+        if valid & SET_SIZE:
             self.disk.resize(node, size)
-        if valid & _SET_MODE:
+        if valid & SET_MODE:
             changed["mode"] = stat.S_IFMT(node.now.mode) | stat.S_IMODE(values[11])
-        if valid & _SET_UID:
+        if valid & SET_UID:
             changed["uid"] = values[13]
-        if valid & _SET_GID:
+        if valid & SET_GID:
             changed["gid"] = values[14]
-        if valid & _SET_ATIME:
-            changed["atime_ns"] = now_ns if valid & _ATIME_NOW else atime * 10**9 + values[8]
-        if valid & _SET_MTIME:
-            changed["mtime_ns"] = now_ns if valid & _MTIME_NOW else mtime * 10**9 + values[9]
+        if valid & SET_ATIME:
+            changed["atime_ns"] = now_ns if valid & ATIME_NOW else atime * 10**9 + values[8]
+        if valid & SET_MTIME:
+            changed["mtime_ns"] = now_ns if valid & MTIME_NOW else mtime * 10**9 + values[9]
         self.disk.touch(node, changed)
         return self._attributes(node)
 
@@ -275,7 +283,7 @@ class FileSystem:
 
     def _create(self, request: Request) -> bytes:
         _, mode, umask, _ = struct.unpack_from("<IIII", request.body)
-        return self._make(request, mode, umask, at=16) + _OPEN_OUT.pack(0, 2, 0)
+        return self._make(request, mode, umask, at=16) + OPEN_OUT.pack(0, 2, 0)
 
     def _symlink(self, request: Request) -> bytes:
         name, target = request.names(0, 2)
@@ -289,11 +297,11 @@ class FileSystem:
         return b""
 
     def _rename(self, request: Request, at: int, flags: int) -> bytes:
-        if flags & ~_NOREPLACE:
+        if flags & ~NOREPLACE:
             raise failure(errno.EINVAL)
         (target,) = struct.unpack_from("<Q", request.body)
         old, new = request.names(at, 2)
-        self.disk.rename((request.node, old), (target, new), replaces=not flags & _NOREPLACE)
+        self.disk.rename((request.node, old), (target, new), replaces=not flags & NOREPLACE)
         return b""
 
     def _link(self, request: Request) -> bytes:
@@ -303,12 +311,12 @@ class FileSystem:
         return self._entry(node)
 
     def _read(self, request: Request) -> bytes:
-        _, offset, size, *_ = _TRANSFER.unpack_from(request.body)
+        _, offset, size, *_ = TRANSFER.unpack_from(request.body)
         return bytes(self.disk.node(request.node).data[offset : offset + size])
 
     def _write(self, request: Request) -> bytes:
-        _, offset, size, *_ = _TRANSFER.unpack_from(request.body)
-        data = request.body[_TRANSFER.size : _TRANSFER.size + size]
+        _, offset, size, *_ = TRANSFER.unpack_from(request.body)
+        data = request.body[TRANSFER.size : TRANSFER.size + size]
         self.disk.write(self.disk.node(request.node), offset, data)
         return struct.pack("<II", size, 0)
 
@@ -332,10 +340,10 @@ class FileSystem:
 
     def _room(self, _request: Request) -> bytes:
         free = 0 if self.is_full else _FREE_BLOCKS
-        return _STATFS_OUT.pack(_TOTAL_BLOCKS, free, free, 1 << 20, 1 << 19, 4096, 255, 4096, 0)
+        return STATFS_OUT.pack(_TOTAL_BLOCKS, free, free, 1 << 20, 1 << 19, 4096, 255, 4096, 0)
 
     def _list(self, request: Request) -> bytes:
-        _, offset, size, *_ = _TRANSFER.unpack_from(request.body)
+        _, offset, size, *_ = TRANSFER.unpack_from(request.body)
         listed = [(b".", request.node, 1), (b"..", request.node, 2)]
         names = self.disk.node(request.node).names
         listed += [(name, number, cookie) for name, (number, cookie) in names.items()]
@@ -344,7 +352,7 @@ class FileSystem:
             if cookie <= offset:
                 continue
             kind = stat.S_IFMT(self.disk.node(number).now.mode) >> 12
-            entry = _DIRECTORY_ENTRY.pack(number, cookie, len(name), kind) + name
+            entry = DIRECTORY_ENTRY.pack(number, cookie, len(name), kind) + name
             entry += bytes(-len(entry) % 8)
             if len(answer) + len(entry) > size:
                 break

@@ -28,26 +28,35 @@ import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from tests.worlds.fuse_messages import (
+    ATIME_NOW,
+    ATTRIBUTES,
+    DIRECTORY_ENTRY,
+    ENTRY_HEAD,
+    IN_HEADER,
+    INIT_OUT,
+    MTIME_NOW,
+    NOREPLACE,
+    OPEN_OUT,
+    OUT_HEADER,
+    SET_ATIME,
+    SET_ATTRIBUTES,
+    SET_GID,
+    SET_MODE,
+    SET_MTIME,
+    SET_SIZE,
+    SET_UID,
+    STATFS_OUT,
+    TRANSFER,
+)
+
 _REQUEST_BYTES = 1 << 20
 _MAX_WRITE_BYTES = 128 * 1024
 _ROOT = 1
 _NAME_MAX = 255
 
-_IN_HEADER = struct.Struct("<IIQQIIII")
-_OUT_HEADER = struct.Struct("<IiQ")
-_INIT_OUT = struct.Struct("<IIIIHHIIHHI28x")
-_ATTRIBUTES = struct.Struct("<QQQqqqIIIIIIIIII")
-_ENTRY_HEAD = struct.Struct("<QQQQII")
 _ATTRIBUTES_HEAD = struct.Struct("<QII")
-_SET_ATTRIBUTES = struct.Struct("<IIQQQqqqIIIIIIII")
-_OPEN_OUT = struct.Struct("<QII")
-_TRANSFER = struct.Struct("<QQIIQII")
-_STATFS_OUT = struct.Struct("<QQQQQIIII24x")
-_DIRECTORY_ENTRY = struct.Struct("<QQII")
 
-_SET_MODE, _SET_UID, _SET_GID, _SET_SIZE = 1, 2, 4, 8
-_SET_ATIME, _SET_MTIME, _ATIME_NOW, _MTIME_NOW = 16, 32, 128, 256
-_NOREPLACE = 1
 _WRITING = {4, 6, 8, 9, 10, 11, 12, 13, 16, 35, 45}
 
 
@@ -110,16 +119,16 @@ class FoldingFileSystem:
             11: lambda request: self._remove(request, directory=True),
             12: lambda request: self._rename(request, request.body[8:], 0),
             13: self._link,
-            14: lambda request: _OPEN_OUT.pack(0, 0, 0),
+            14: lambda request: OPEN_OUT.pack(0, 0, 0),
             15: self._read,
             16: self._write,
-            17: lambda request: _STATFS_OUT.pack(
+            17: lambda request: STATFS_OUT.pack(
                 1 << 20, 1 << 19, 1 << 19, 1 << 20, 1 << 19, 4096, _NAME_MAX, 4096, 0
             ),
             18: lambda request: b"",
             20: lambda request: b"",
             25: lambda request: b"",
-            26: lambda request: _INIT_OUT.pack(7, 31, 0, 0, 16, 12, _MAX_WRITE_BYTES, 1, 0, 0, 0),
+            26: lambda request: INIT_OUT.pack(7, 31, 0, 0, 16, 12, _MAX_WRITE_BYTES, 1, 0, 0, 0),
             27: self._open_directory,
             28: self._read_directory,
             29: self._release_directory,
@@ -158,7 +167,7 @@ class FoldingFileSystem:
         return self._nodes[found[1]]
 
     def _entry(self, node: Node) -> bytes:
-        head = _ENTRY_HEAD.pack(node.number, 0, 0, 0, 0, 0)
+        head = ENTRY_HEAD.pack(node.number, 0, 0, 0, 0, 0)
         return head + self._packed(node)
 
     def _attributes(self, node: Node) -> bytes:
@@ -169,7 +178,7 @@ class FoldingFileSystem:
         seconds, parts = [t[0] for t in times], [t[1] for t in times]
         size = len(node.data)
         owner = node.mode, node.links, node.uid, node.gid
-        return _ATTRIBUTES.pack(
+        return ATTRIBUTES.pack(
             node.number, size, -(-size // 512), *seconds, *parts, *owner, 0, 4096, 0
         )
 
@@ -178,23 +187,23 @@ class FoldingFileSystem:
 
     def _set_attributes(self, request: Request) -> bytes:
         node = self._nodes[request.node]
-        values = _SET_ATTRIBUTES.unpack_from(request.body)
+        values = SET_ATTRIBUTES.unpack_from(request.body)
         valid, size, (atime, mtime) = values[0], values[3], values[5:7]
         now_ns = node.ctime_ns = time.time_ns()
-        if valid & _SET_MODE:
+        if valid & SET_MODE:
             node.mode = stat.S_IFMT(node.mode) | stat.S_IMODE(values[11])
-        if valid & _SET_UID:
+        if valid & SET_UID:
             node.uid = values[13]
-        if valid & _SET_GID:
+        if valid & SET_GID:
             node.gid = values[14]
-        if valid & _SET_SIZE:
+        if valid & SET_SIZE:
             del node.data[size:]
             node.data.extend(bytes(size - len(node.data)))
             node.mtime_ns = now_ns
-        if valid & _SET_ATIME:
-            node.atime_ns = now_ns if valid & _ATIME_NOW else atime * 10**9 + values[8]
-        if valid & _SET_MTIME:
-            node.mtime_ns = now_ns if valid & _MTIME_NOW else mtime * 10**9 + values[9]
+        if valid & SET_ATIME:
+            node.atime_ns = now_ns if valid & ATIME_NOW else atime * 10**9 + values[8]
+        if valid & SET_MTIME:
+            node.mtime_ns = now_ns if valid & MTIME_NOW else mtime * 10**9 + values[9]
         return self._attributes(node)
 
     def _add(self, request: Request, name: bytes, mode: int) -> Node:
@@ -242,7 +251,7 @@ class FoldingFileSystem:
     def _create(self, request: Request) -> bytes:
         _, mode, umask, _ = struct.unpack_from("<IIII", request.body)
         node = self._add(request, request.name(16), mode & ~umask)
-        return self._entry(node) + _OPEN_OUT.pack(0, 0, 0)
+        return self._entry(node) + OPEN_OUT.pack(0, 0, 0)
 
     def _remove(self, request: Request, *, directory: bool) -> bytes:
         node = self._child(request.node, request.name())
@@ -267,7 +276,7 @@ class FoldingFileSystem:
         if there is not None and there[1] == node.number:
             raise OSError(errno.EIO, "the kernel answers this itself")
         if there is not None:
-            if flags & _NOREPLACE:
+            if flags & NOREPLACE:
                 raise OSError(errno.EEXIST, "name is taken")
             self._check_replaceable(self._nodes[there[1]], node.is_directory)
             self._leave(target_directory, new)
@@ -285,13 +294,13 @@ class FoldingFileSystem:
         return self._entry(node)
 
     def _read(self, request: Request) -> bytes:
-        _, offset, size, *_ = _TRANSFER.unpack_from(request.body)
+        _, offset, size, *_ = TRANSFER.unpack_from(request.body)
         return bytes(self._nodes[request.node].data[offset : offset + size])
 
     def _write(self, request: Request) -> bytes:
-        _, offset, size, *_ = _TRANSFER.unpack_from(request.body)
+        _, offset, size, *_ = TRANSFER.unpack_from(request.body)
         node = self._nodes[request.node]
-        data = request.body[_TRANSFER.size : _TRANSFER.size + size]
+        data = request.body[TRANSFER.size : TRANSFER.size + size]
         if len(node.data) < offset:
             node.data.extend(bytes(offset - len(node.data)))
         node.data[offset : offset + size] = data
@@ -300,17 +309,17 @@ class FoldingFileSystem:
 
     def _open_directory(self, request: Request) -> bytes:
         handle, self._next = self._next, self._next + 1
-        return _OPEN_OUT.pack(handle, 0, 0)
+        return OPEN_OUT.pack(handle, 0, 0)
 
     def _read_directory(self, request: Request) -> bytes:
-        handle, offset, size, *_ = _TRANSFER.unpack_from(request.body)
+        handle, offset, size, *_ = TRANSFER.unpack_from(request.body)
         if offset == 0:
             own = [(b".", request.node), (b"..", request.node)]
             self._listings[handle] = own + sorted(self._nodes[request.node].names.values())
         answer = b""
         for at, (name, number) in enumerate(self._listings[handle][offset:], offset + 1):
             kind = stat.S_IFMT(self._nodes[number].mode) >> 12
-            entry = _DIRECTORY_ENTRY.pack(number, at, len(name), kind) + name
+            entry = DIRECTORY_ENTRY.pack(number, at, len(name), kind) + name
             entry += bytes(-len(entry) % 8)
             if len(answer) + len(entry) > size:
                 break
@@ -351,19 +360,17 @@ def serve(device: int, file_system: FoldingFileSystem) -> None:
             if error.errno == errno.ENOENT:
                 continue
             raise
-        _, operation, unique, node, uid, gid, _, _ = _IN_HEADER.unpack_from(data)
+        _, operation, unique, node, uid, gid, _, _ = IN_HEADER.unpack_from(data)
         if operation in _NO_ANSWER:
             continue
         code, answer = 0, b""
         try:
-            answer = file_system.answer(operation, Request(node, uid, gid, data[_IN_HEADER.size :]))
+            answer = file_system.answer(operation, Request(node, uid, gid, data[IN_HEADER.size :]))
         except OSError as error:
             code = -(error.errno or errno.EIO)
         # Whoever asked may have been killed meanwhile.
         with contextlib.suppress(FileNotFoundError):
-            os.write(
-                device, _OUT_HEADER.pack(_OUT_HEADER.size + len(answer), code, unique) + answer
-            )
+            os.write(device, OUT_HEADER.pack(OUT_HEADER.size + len(answer), code, unique) + answer)
 
 
 def main() -> None:

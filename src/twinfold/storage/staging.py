@@ -163,7 +163,7 @@ class Staging:
             _sync_files(self._fd, files)
             for directory in filled:
                 with self._opened(directory) as fd:
-                    _sync_files(fd, [os.fsencode(name) for name in os.listdir(fd)])
+                    _sync_files(fd, list_inodes(fd))
         except PermissionError:
             # Its bits keep us from opening one; it can be synced with everything else.
             self.flush_all()
