@@ -18,6 +18,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #if defined(__linux__)
@@ -366,40 +367,71 @@ static int open_quietly(int directory, const char *name) {
     return openat(directory, name, flags);
 }
 
-static int read_all(int fd, char *data, long long left) {
-    while (left > 0) {
-        const ssize_t count = read(fd, data, (size_t)left);
+/* With `is_hasty`, only what is in memory already: fails where the disk had to be waited for. */
+static ssize_t read_some(int fd, char *data, size_t size, long long offset, int is_hasty) {
+    if (!is_hasty)
+        return pread(fd, data, size, (off_t)offset);
+#if defined(RWF_NOWAIT)
+    const struct iovec part = {.iov_base = data, .iov_len = size};
+    return preadv2(fd, &part, 1, (off_t)offset, RWF_NOWAIT);
+#else
+    errno = EAGAIN;
+    return -1;
+#endif
+}
+
+static int read_all(const wanted_file *file, int is_hasty) {
+    long long done = 0;
+    while (done < file->size) {
+        const size_t left = (size_t)(file->size - done);
+        const ssize_t count = read_some(file->fd, file->data + done, left, done, is_hasty);
         if (count < 0 && errno == EINTR)
             continue;
         if (count <= 0)
             return 0;
-        data += count;
-        left -= count;
+        done += count;
     }
     return 1;
 }
 
-/* Ask the system for all files at once; then each is probably there when its turn comes. */
-static void read_wanted(int directory, wanted_file *files, Py_ssize_t count) {
+static void ask_for(const wanted_file *file) {
+#if defined(POSIX_FADV_WILLNEED)
+    if (file->fd >= 0 && file->size > 0)
+        posix_fadvise(file->fd, 0, 0, POSIX_FADV_WILLNEED);
+#else
+    (void)file;
+#endif
+}
+
+/* As soon as one file is not in memory, the system is asked for all others at once; then each is
+ * probably there when its turn comes. Returns whether that was so. */
+static int read_wanted(int directory, wanted_file *files, Py_ssize_t count) {
+    int has_waited = 0;
     for (Py_ssize_t i = 0; i < count; i++) {
         files[i].fd = open_quietly(directory, files[i].name);
-#if defined(POSIX_FADV_WILLNEED)
-        if (files[i].fd >= 0 && files[i].size > 0)
-            posix_fadvise(files[i].fd, 0, 0, POSIX_FADV_WILLNEED);
-#endif
+        if (files[i].data == NULL)
+            ask_for(&files[i]);
     }
     for (Py_ssize_t i = 0; i < count; i++) {
         wanted_file *file = &files[i];
         if (file->fd < 0)
             continue;
-        file->is_read = file->data != NULL && is_unchanged(file) &&
-                        read_all(file->fd, file->data, file->size) && is_unchanged(file);
+        if (file->data != NULL && is_unchanged(file)) {
+            int is_there = !has_waited && read_all(file, 1);
+            for (Py_ssize_t j = i; !is_there && !has_waited && j < count; j++)
+                ask_for(&files[j]);
+            has_waited |= !is_there;
+            is_there = is_there || read_all(file, 0);
+            file->is_read = is_there && is_unchanged(file);
+        }
         close(file->fd);
     }
+    return has_waited;
 }
 
 static PyObject *read_in(int directory, PyObject *tuples, long long limit) {
     const Py_ssize_t count = PyTuple_Size(tuples);
+    int has_waited = 0;
     PyObject *contents = PyList_New(0);
     wanted_file *files = PyMem_Calloc((size_t)count + 1, sizeof *files);
     if (contents == NULL || files == NULL) {
@@ -426,7 +458,7 @@ static PyObject *read_in(int directory, PyObject *tuples, long long limit) {
         Py_DECREF(content);
     }
     Py_BEGIN_ALLOW_THREADS
-    read_wanted(directory, files, count);
+    has_waited = read_wanted(directory, files, count);
     Py_END_ALLOW_THREADS
     for (Py_ssize_t i = 0; i < count; i++) {
         if (!files[i].is_read) {
@@ -436,7 +468,7 @@ static PyObject *read_in(int directory, PyObject *tuples, long long limit) {
         }
     }
     PyMem_Free(files);
-    return contents;
+    return Py_BuildValue("(NN)", contents, PyBool_FromLong(has_waited));
 failed:
     PyMem_Free(files);
     Py_XDECREF(contents);
@@ -447,7 +479,8 @@ PyDoc_STRVAR(read_files_doc,
              "read_files(directory_fd, files, limit_bytes)\n--\n\n"
              "Read files of (name, mode, size_bytes, mtime_ns, ctime_ns, device, inode); return\n"
              "the content of each that is no larger than the limit and was just that before and\n"
-             "after, else None. The system is asked to fetch the larger ones.");
+             "after, else None; and whether the disk had to be waited for. The system is asked\n"
+             "to fetch the larger ones.");
 
 static PyObject *read_files(PyObject *module, PyObject *arguments) {
     (void)module;

@@ -27,8 +27,22 @@ def test_nothing_is_held_after_the_end(tmp_path: Path) -> None:
     with open_root(os.fsencode(tmp_path)) as root:
         before = os.listdir("/dev/fd")
         prefetcher = Prefetcher()
+        prefetcher.wake()
         while children:
             prefetcher.look_ahead(root, children)
             children.pop()
         prefetcher.close()
         assert os.listdir("/dev/fd") == before
+
+
+def test_nothing_is_fetched_of_a_source_that_is_in_memory(tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    children = [Child(b"d", 0, 1, None, None)]
+    with open_root(os.fsencode(tmp_path)) as root:
+        prefetcher = Prefetcher()
+        prefetcher.look_ahead(root, children)
+        assert not children[0].fetched
+        prefetcher.wake()
+        prefetcher.look_ahead(root, children)
+        assert children[0].fetched
+        prefetcher.close()

@@ -140,14 +140,14 @@ def test_files_are_read_as_they_were_listed(folder: int) -> None:
     if bulk.read_files is bulk.read_nothing:
         pytest.skip("the compiled module is not there")
     files = [listed(folder, b"a"), listed(folder, b"empty")]
-    assert bulk.read_files(folder, files, 3) == [b"one", b""]
-    assert bulk.read_files(folder, files, 2) == [None, b""]
+    assert bulk.read_files(folder, files, 3)[0] == [b"one", b""]
+    assert bulk.read_files(folder, files, 2)[0] == [None, b""]
 
 
 @pytest.mark.parametrize("fact", ["mode", "size", "mtime_ns", "ctime_ns", "device", "inode"])
 def test_a_file_that_is_not_as_listed_is_not_read(folder: int, fact: str) -> None:
     bulk.create_files(folder, [(b"a", 0o644, 7, (b"one",))])
-    assert bulk.read_files(folder, [listed(folder, b"a", **{fact: 2})], 100) == [None]
+    assert bulk.read_files(folder, [listed(folder, b"a", **{fact: 2})], 100)[0] == [None]
 
 
 def test_only_regular_files_are_read(folder: int) -> None:
@@ -157,7 +157,29 @@ def test_only_regular_files_are_read(folder: int) -> None:
     os.symlink("f", "link", dir_fd=folder)
     wanted = [listed(folder, name) for name in (b"fifo", b"directory", b"link")]
     missing = (b"missing", *listed(folder, b"f")[1:])
-    assert bulk.read_files(folder, [*wanted, missing], 100) == [None] * 4
+    assert bulk.read_files(folder, [*wanted, missing], 100)[0] == [None] * 4
+
+
+def test_reading_tells_whether_the_disk_was_waited_for(folder: int) -> None:
+    bulk.create_files(folder, [(b"a", 0o600, 0, (b"one",)), (b"b", 0o600, 0, (b"two",))])
+    if bulk.read_files is bulk.read_nothing or sys.platform != "linux":
+        pytest.skip("only the compiled module on Linux can tell")
+    fd = os.open(b"a", os.O_RDONLY, dir_fd=folder)
+    os.fsync(fd)
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    try:
+        os.preadv(fd, [bytearray(1)], 0, os.RWF_NOWAIT)
+        pytest.skip("the file system keeps all in memory")
+    except BlockingIOError:
+        pass  # The system has begun to read it now.
+    except OSError:
+        pytest.skip("the file system cannot tell")
+    files = [listed(folder, name) for name in (b"a", b"b")]
+    content(folder, b"a")
+    assert bulk.read_files(folder, files, 9) == ([b"one", b"two"], False)
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    os.close(fd)
+    assert bulk.read_files(folder, files, 9) == ([b"one", b"two"], True)
 
 
 def test_fetching_ahead_is_a_hint(folder: int) -> None:

@@ -40,9 +40,9 @@ class FilePlanner:
         self._moves = moves
         self._shortage = shortage
 
-    def read_ahead(self, directory: Directory, files: Sequence[tuple[bytes, Facts]]) -> None:
-        """Read small files together that will be put next."""
-        self._reader.read_ahead(directory, files)
+    def read_ahead(self, directory: Directory, files: Sequence[tuple[bytes, Facts]]) -> bool:
+        """Read small files together that will be put next; tell whether the disk was slow."""
+        return self._reader.read_ahead(directory, files)
 
     def plan_fresh(
         self,

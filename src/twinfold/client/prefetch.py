@@ -1,6 +1,7 @@
 """Having the system fetch what a scan will read next, while it reads what it has.
 
 A first sync of a source that is not in memory otherwise waits for the disk once a directory.
+One that is in memory has nothing to fetch: it is begun only when the scan had to wait.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ else:
 
 _DIRECTORIES_AHEAD = 8
 _DIRECTORY_BYTES = 8 * 1024 * 1024
+_AWAKE_LOOKS = 200
+"""So often it looks ahead until the scan has to have waited again."""
 
 
 class Prefetcher:
@@ -30,9 +33,20 @@ class Prefetcher:
     def __init__(self) -> None:
         self._worker: ThreadPoolExecutor | None = None
         self._held: set[int] = set()
+        self._looks_left = 0
+
+    def wake(self) -> None:
+        """The scan had to wait for the disk: look ahead for a while."""
+        self._looks_left = _AWAKE_LOOKS
 
     def look_ahead(self, directory: Directory, children: list[Child]) -> None:
-        """Fetch the files of the last of these, which are visited next, where all is new."""
+        """Fetch the files of the last of these, which are visited next, where all is new.
+
+        Only while awake.
+        """
+        if not self._looks_left:
+            return
+        self._looks_left -= 1
         names = []
         for child in reversed(children[-_DIRECTORIES_AHEAD:]):
             if child.known is None and not child.fetched:

@@ -85,10 +85,13 @@ class Reader:
                 time.sleep(wait_ns / 1e9)
         return fd, facts
 
-    def read_ahead(self, directory: Directory, files: Sequence[tuple[bytes, Facts]]) -> None:
+    def read_ahead(self, directory: Directory, files: Sequence[tuple[bytes, Facts]]) -> bool:
         """Read those of the files that are small, so that `take` has them; forget earlier ones.
 
         Those whose ctime the clock may not have left yet are not among them.
+
+        Returns:
+            Whether the disk had to be waited for.
         """
         now_ns = time.time_ns()
         files = [
@@ -98,12 +101,13 @@ class Reader:
             and facts.size <= WHOLE_BYTES
             and not is_racy(facts.ctime_ns, now_ns, CLOCK_GRANULARITY_NS)
         ]
-        contents = directory.read_ahead(files, _SMALL_BYTES)
+        contents, has_waited = directory.read_ahead(files, _SMALL_BYTES)
         self._ahead = {
             name: (facts, data)
             for (name, facts), data in zip(files, contents, strict=True)
             if data is not None
         }
+        return has_waited
 
     def take(self, name: bytes, facts: Facts) -> tuple[bytes, list[Cut]] | None:
         """Return what `whole` would, if the file was read ahead."""

@@ -67,6 +67,7 @@ class Scan:
         self.held_deletions = 0
         self._absences = Absences(tools.state, tools.moves)
         self._mounts = Mounts(tools.root, tools.state)
+        self._prefetcher = Prefetcher()
 
     def scan_all(self) -> None:
         """Compare the whole source and hand on every batch."""
@@ -87,12 +88,11 @@ class Scan:
     def walk(self, directory: Directory, path: bytes, child: Child) -> None:
         """Compare a directory and everything below it; ``directory`` is left open."""
         levels = [Level(directory, path, self.visit(directory, path, child))]
-        prefetcher = Prefetcher()
         try:
             while levels:
                 level = levels[-1]
                 if level.children:
-                    below = self._go_down(level, len(levels), prefetcher)
+                    below = self._go_down(level, len(levels))
                     if below is not None:
                         levels.append(below)
                     if len(levels) > _OPEN_LEVELS + 1:
@@ -102,11 +102,11 @@ class Scan:
                     if levels:
                         level.close()
         finally:
-            prefetcher.close()
+            self._prefetcher.close()
             for level in levels[1:]:
                 level.close()
 
-    def _go_down(self, level: Level, depth: int, prefetcher: Prefetcher) -> Level | None:
+    def _go_down(self, level: Level, depth: int) -> Level | None:
         child = level.children.pop()
         path = join(level.path, child.name)
         if depth > MAX_DEPTH or len(path) > MAX_PATH_BYTES:
@@ -115,7 +115,7 @@ class Scan:
         try:
             above = level.opened(self.tools.root)
             directory = above.enter(child.name)
-            prefetcher.look_ahead(above, level.children)
+            self._prefetcher.look_ahead(above, level.children)
         except OSError as error:
             self.note_unentered(path, error)
             return None
@@ -287,7 +287,8 @@ class Scan:
             self.tools.problems.clear_below(join(path, name))
             self.note_problem(join(path, name), "is a FIFO, socket or device")
         for window in windows(differences.fresh):
-            self.tools.files.read_ahead(directory, window)
+            if self.tools.files.read_ahead(directory, window):
+                self._prefetcher.wake()
             for name, facts in window:
                 self._plan_fresh(directory, path, node, name, facts, children)
         for name, facts, before in differences.replaced:

@@ -23,9 +23,9 @@ if sys.platform == "win32":
 
     def read_files(
         _directory_fd: int, files: Sequence[tuple[bytes, *tuple[int, ...]]], _limit_bytes: int
-    ) -> list[bytes | None]:
+    ) -> tuple[list[bytes | None], bool]:
         """Read nothing ahead."""
-        return [None] * len(files)
+        return [None] * len(files), False
 
 else:
     from twinfold.system.bulk import read_files
@@ -109,11 +109,12 @@ class Directory(Protocol):
 
     def read_ahead(
         self, files: Sequence[tuple[bytes, Facts]], limit_bytes: int
-    ) -> list[bytes | None]:
+    ) -> tuple[list[bytes | None], bool]:
         """Read files together, and ask the system to fetch those over the limit.
 
         Returns:
-            What is in those that were what their facts say all the while; None for others.
+            What is in those that were what their facts say all the while, None for others;
+            and whether the disk had to be waited for.
         """
         ...
 
@@ -238,7 +239,7 @@ class DescriptorDirectory(_Closing):
 
     def read_ahead(
         self, files: Sequence[tuple[bytes, Facts]], limit_bytes: int
-    ) -> list[bytes | None]:
+    ) -> tuple[list[bytes | None], bool]:
         """Read files together."""
         return read_files(self._fd, [(name, *facts[1:]) for name, facts in files], limit_bytes)
 
@@ -297,9 +298,9 @@ class PathDirectory(_Closing):
 
     def read_ahead(
         self, files: Sequence[tuple[bytes, Facts]], limit_bytes: int
-    ) -> list[bytes | None]:
+    ) -> tuple[list[bytes | None], bool]:
         """Read nothing ahead."""
-        return [None] * len(files)
+        return [None] * len(files), False
 
     def read_link(self, name: bytes) -> bytes:
         """Return a symlink's text."""

@@ -91,9 +91,9 @@ def rename_files_singly(files: Sequence[NewName]) -> tuple[list[FileIdentity], i
 
 def read_nothing(
     _directory_fd: int, files: Sequence[ListedFile], _limit_bytes: int
-) -> list[bytes | None]:
+) -> tuple[list[bytes | None], bool]:
     """Do as `read_files` may: leave each to be read on its own."""
-    return [None] * len(files)
+    return [None] * len(files), False
 
 
 def fetch_nothing(_directory_fd: int, _name: bytes, _limit_bytes: int) -> None:
@@ -114,11 +114,12 @@ Returns:
     The identity of each, and the error number that hindered the next one, or 0.
 """
 
-read_files: Callable[[int, Sequence[ListedFile], int], list[bytes | None]]
+read_files: Callable[[int, Sequence[ListedFile], int], tuple[list[bytes | None], bool]]
 """Read files in a directory, and ask the system to fetch those over the limit in bytes.
 
 Returns:
-    What is in those that were as listed before and after; None for all others.
+    What is in those that were as listed before and after, None for all others; and whether
+    the disk had to be waited for.
 """
 
 fetch_files: Callable[[int, bytes, int], None]
