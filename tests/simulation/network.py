@@ -158,6 +158,8 @@ class Transport(asyncio.Transport):
         self._unarrived_bytes = 0
         self._is_paused = self._is_reading_paused = False
         self._is_closing = self.has_ended = False
+        self._is_open = protocol is not None
+        self._broken: tuple[Exception | None] | None = None
         self._arrived: list[bytes | None] = []
         self._free_at_ns = 0
 
@@ -173,10 +175,17 @@ class Transport(asyncio.Transport):
             assert isinstance(protocol, asyncio.Protocol)
             self._protocol = protocol
             protocol.connection_made(self)
-            self._deliver()
+            # As asyncio does: what the protocol began gets a turn before anything comes in.
+            self.loop.call_soon(self._open)
 
         self._free_at_ns = self._network.scheduler.now_ns + delay_ns
         self.loop.at(self._free_at_ns, begin)
+
+    def _open(self) -> None:
+        self._is_open = True
+        self._deliver()
+        if self._broken is not None:
+            self._end(*self._broken)
 
     def break_at(self, delay_ns: int, error: Exception | None) -> None:
         """Have this end learn that the connection is over."""
@@ -264,7 +273,8 @@ class Transport(asyncio.Transport):
             self._deliver()
 
     def _deliver(self) -> None:
-        while self._arrived and not self._is_reading_paused and self._protocol is not None:
+        while self._arrived and not self._is_reading_paused and self._is_open:
+            assert self._protocol is not None
             if self.has_ended or self._is_closing:
                 return
             piece = self._arrived.pop(0)
@@ -276,7 +286,10 @@ class Transport(asyncio.Transport):
 
     def _end(self, error: Exception | None) -> None:
         self._is_closing = True
-        if not self.has_ended and self._protocol is not None:
+        if not self._is_open:
+            self._broken = (error,)
+        elif not self.has_ended:
+            assert self._protocol is not None
             self.has_ended = True
             self._protocol.connection_lost(error)
 
