@@ -59,13 +59,14 @@ class RoomKeeper:
             await asyncio.sleep(LOOK_EVERY_S)
             await self._make(0, 0)
 
-    async def make_for(self, changes: Sequence[Change]) -> Room:
-        """Make room for a batch if need be; return what content may take."""
+    async def make_for(self, changes: Sequence[Change]) -> Room | None:
+        """Make room for a batch if need be; return what content may take, None if all fits."""
         size_bytes, files = self._needs(changes)
         if not size_bytes and not files:
-            return self._space.measure()
+            return None
         await self._make(size_bytes, files)
-        return self._budget()
+        budget = self._budget()
+        return None if budget.holds(size_bytes, files) else budget
 
     def note_refused(self, changes: Sequence[Change]) -> None:
         """The system had no room for these; it may know more than it says (a quota, say)."""

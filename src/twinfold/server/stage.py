@@ -93,7 +93,8 @@ class Stager:
             number: of the batch.
             changes: checked changes.
             promised: chunks that earlier batches wait for; they are looked for later.
-            budget: the room that content may take, if that is known: what does not fit is refused.
+            budget: the room that content may take, if not all has room: what does not fit is
+                refused.
 
         Raises:
             UnknownBaseError: a difference names a content that is not known.
@@ -114,7 +115,8 @@ class Stager:
         try:
             assign_directories(batch)
             for staged in batch.changes:
-                staged.refusal, budget = fit(staged.change, budget, self._index)
+                if budget is not None:
+                    staged.refusal, budget = fit(staged.change, budget, self._index)
                 if staged.refusal is None:
                     self._begin_change(batch, staged, bases)
                 elif isinstance(staged.change, ExtendUpload):

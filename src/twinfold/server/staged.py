@@ -185,10 +185,8 @@ def there_bytes(change: ExtendUpload, index: Index) -> int:
     return max(0, upload.size - change.offset) if upload is not None else 0
 
 
-def fit(change: Change, budget: Room | None, index: Index) -> tuple[Lack | None, Room | None]:
+def fit(change: Change, budget: Room, index: Index) -> tuple[Lack | None, Room]:
     """Return why the change does not fit (if so), and what is left for the next one."""
-    if budget is None:
-        return None, None
     size_bytes, files = room_for(change, index)
     if size_bytes and not budget.holds(size_bytes, 0):
         return NO_ROOM, budget
