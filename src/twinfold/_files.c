@@ -16,6 +16,7 @@
 #include <fcntl.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
@@ -30,11 +31,14 @@
 
 /* As a number, or the nearest that there is: it ends in 1677 and in 2262. */
 static int64_t nanoseconds(struct timespec time) {
-    const int64_t most_seconds = INT64_MAX / NANOSECONDS;
-    if (time.tv_sec >= most_seconds)
+    const int64_t last = INT64_MAX / NANOSECONDS, rest = INT64_MAX % NANOSECONDS;
+    const int64_t left = NANOSECONDS - time.tv_nsec;
+    if (time.tv_sec > last || (time.tv_sec == last && time.tv_nsec > rest))
         return INT64_MAX;
-    if (time.tv_sec < -most_seconds)
-        return INT64_MIN;
+    if (time.tv_sec < -last - 1 || (time.tv_sec == -last - 1 && left > rest))
+        return -INT64_MAX;
+    if (time.tv_sec < 0)
+        return ((int64_t)time.tv_sec + 1) * NANOSECONDS - left;
     return (int64_t)time.tv_sec * NANOSECONDS + time.tv_nsec;
 }
 
@@ -497,6 +501,134 @@ static PyObject *read_files(PyObject *module, PyObject *arguments) {
     return result;
 }
 
+/* ---- listing ------------------------------------------------------------ */
+
+typedef struct {
+    size_t name;
+    mode_t mode;
+    long long size, mtime_ns, ctime_ns, device, inode;
+} listed_entry;
+
+typedef struct {
+    listed_entry *entries;
+    size_t count, room;
+    char *names;
+    size_t names_bytes, names_room;
+} listing;
+
+static int make_room(void **data, size_t needed, size_t *room, size_t item_bytes) {
+    if (needed <= *room)
+        return 0;
+    const size_t wider = needed + *room + 64;
+    void *moved = realloc(*data, wider * item_bytes);
+    if (moved == NULL)
+        return -1;
+    *data = moved;
+    *room = wider;
+    return 0;
+}
+
+static int add_entry(listing *found, const char *name, const struct stat *status) {
+    const size_t size = strlen(name) + 1;
+    if (make_room((void **)&found->entries, found->count + 1, &found->room,
+                  sizeof *found->entries) < 0 ||
+        make_room((void **)&found->names, found->names_bytes + size, &found->names_room, 1) < 0)
+        return -1;
+#if defined(__APPLE__)
+    const struct timespec modified = status->st_mtimespec, changed = status->st_ctimespec;
+#else
+    const struct timespec modified = status->st_mtim, changed = status->st_ctim;
+#endif
+    memcpy(found->names + found->names_bytes, name, size);
+    found->entries[found->count++] = (listed_entry){
+        .name = found->names_bytes,
+        .mode = status->st_mode,
+        .size = (long long)status->st_size,
+        .mtime_ns = nanoseconds(modified),
+        .ctime_ns = nanoseconds(changed),
+        .device = (long long)status->st_dev,
+        .inode = (long long)status->st_ino,
+    };
+    found->names_bytes += size;
+    return 0;
+}
+
+static int is_itself_or_above(const char *name) {
+    return name[0] == '.' && (name[1] == 0 || (name[1] == '.' && name[2] == 0));
+}
+
+/* Names that vanish meanwhile are left out. */
+static int list_all(int directory_fd, listing *found) {
+    const int fd = fcntl(directory_fd, F_DUPFD_CLOEXEC, 0);
+    DIR *directory = fd < 0 ? NULL : fdopendir(fd);
+    if (directory == NULL) {
+        const int reason = errno;
+        if (fd >= 0)
+            close(fd);
+        return reason;
+    }
+    int reason = 0;
+    rewinddir(directory);
+    while (reason == 0) {
+        struct stat status;
+        errno = 0;
+        const struct dirent *entry = readdir(directory);
+        if (entry == NULL) {
+            reason = errno;
+            break;
+        }
+        if (is_itself_or_above(entry->d_name))
+            continue;
+        if (fstatat(fd, entry->d_name, &status, AT_SYMLINK_NOFOLLOW) < 0)
+            reason = errno == ENOENT ? 0 : errno;
+        else if (add_entry(found, entry->d_name, &status) < 0)
+            reason = ENOMEM;
+    }
+    closedir(directory);
+    return reason;
+}
+
+static PyObject *described(const listed_entry *entry, const char *names, const int kinds[4]) {
+    const int is_file = S_ISREG(entry->mode), is_directory = S_ISDIR(entry->mode);
+    const int kind = kinds[is_file ? 0 : is_directory ? 1 : S_ISLNK(entry->mode) ? 2 : 3];
+    const int keeps_mode = is_file || is_directory;
+    return Py_BuildValue("y(iiLLLLL)", names + entry->name, kind,
+                         keeps_mode ? (int)(entry->mode & 0777) : 0, is_file ? entry->size : 0,
+                         keeps_mode ? entry->mtime_ns : 0, is_directory ? 0 : entry->ctime_ns,
+                         entry->device, entry->inode);
+}
+
+PyDoc_STRVAR(list_entries_doc,
+             "list_entries(directory_fd, kinds)\n--\n\n"
+             "Return (name, facts) of each entry; facts are kind, mode, size, mtime_ns, ctime_ns,\n"
+             "device and inode. The kinds are those of files, directories, symlinks and others.");
+
+static PyObject *list_entries(PyObject *module, PyObject *arguments) {
+    (void)module;
+    int directory, reason, kinds[4];
+    if (!PyArg_ParseTuple(arguments, "i(iiii):list_entries", &directory, &kinds[0], &kinds[1],
+                          &kinds[2], &kinds[3]))
+        return NULL;
+    listing found = {0};
+    Py_BEGIN_ALLOW_THREADS
+    reason = list_all(directory, &found);
+    Py_END_ALLOW_THREADS
+    PyObject *list = NULL;
+    if (reason != 0) {
+        errno = reason;
+        PyErr_SetFromErrno(PyExc_OSError);
+    } else
+        list = PyList_New((Py_ssize_t)found.count);
+    for (size_t i = 0; list != NULL && i < found.count; i++) {
+        PyObject *entry = described(&found.entries[i], found.names, kinds);
+        if (entry == NULL || PyList_SetItem(list, (Py_ssize_t)i, entry) < 0)
+            Py_CLEAR(list);
+    }
+    free(found.entries);
+    free(found.names);
+    return list;
+}
+
 /* ---- fetching ahead ------------------------------------------------------ */
 
 #define MOST_FETCHED_FILES 4096
@@ -568,6 +700,7 @@ static PyObject *fetch_files(PyObject *module, PyObject *arguments) {
 static PyMethodDef methods[] = {
     {"create_files", create_files, METH_VARARGS, create_files_doc},
     {"fetch_files", fetch_files, METH_VARARGS, fetch_files_doc},
+    {"list_entries", list_entries, METH_VARARGS, list_entries_doc},
     {"read_files", read_files, METH_VARARGS, read_files_doc},
     {"rename_files", rename_files, METH_O, rename_files_doc},
     {NULL, NULL, 0, NULL},

@@ -18,7 +18,9 @@ from twinfold.client import batch as batches
 from twinfold.client.dirty import Names
 from twinfold.client.ignore import IgnoreRules
 from twinfold.client.read import Reader
+from twinfold.client.tree import DescriptorDirectory
 from twinfold.core import planning
+from twinfold.core.planning import Facts
 from twinfold.errors import SourceError, SourceVanishedError
 from twinfold.model import Delete, Move, PutFile, SetAttributes
 
@@ -229,14 +231,14 @@ def test_an_unreadable_directory_deletes_nothing(
     source.scan()
     source.forget_changes()
     inode = (source.root / "a").stat().st_ino
-    real = os.scandir
+    real = DescriptorDirectory.entries
 
-    def failing(fd: int) -> object:
-        if os.fstat(fd).st_ino == inode:
+    def failing(directory: DescriptorDirectory) -> dict[bytes, Facts]:
+        if directory.facts().inode == inode:
             raise PermissionError(13, "Permission denied")
-        return real(fd)
+        return real(directory)
 
-    monkeypatch.setattr(os, "scandir", failing)
+    monkeypatch.setattr(DescriptorDirectory, "entries", failing)
     source.scan()
     monkeypatch.undo()
     assert not any(isinstance(change, Delete) for change in source.mirror.changes)
@@ -439,6 +441,7 @@ def test_a_file_that_changes_while_it_is_read_is_tried_again(
         return opened
 
     monkeypatch.setattr(Reader, "open", changing)
+    monkeypatch.setattr(Reader, "take", lambda *_: None)
     scan = source.scan()
     monkeypatch.undo()
     assert scan.retry == {b"": {b"busy"}}

@@ -27,8 +27,10 @@ if sys.platform == "win32":
         """Read nothing ahead."""
         return [None] * len(files), False
 
+    list_entries = None
+
 else:
-    from twinfold.system.bulk import read_files
+    from twinfold.system.bulk import list_entries, read_files
 
 _LISTING_TRIES = 4
 _SIGNED_MAX = (1 << 63) - 1
@@ -207,6 +209,9 @@ class DescriptorDirectory(_Closing):
 
     def entries(self) -> dict[bytes, Facts]:
         """Return the facts of every name."""
+        if list_entries is not None:
+            listed = list_entries(self._fd, (FILE, DIRECTORY, SYMLINK, OTHER))
+            return {name: Facts._make(facts) for name, facts in listed}
         found: dict[bytes, Facts] = {}
         encode = os.fsencode
         rewind(self._fd)

@@ -29,6 +29,12 @@ ListedFile = tuple[bytes, int, int, int, int, int, int]
 FileIdentity = tuple[int, int]
 """Inode and ctime in ns of a file."""
 
+Kinds = tuple[int, int, int, int]
+"""What to call a file, a directory, a symlink, and anything else."""
+
+ListedFacts = tuple[int, int, int, int, int, int, int]
+"""Kind, mode, size in bytes, mtime and ctime in ns, device and inode, as far as they count."""
+
 _HOLE_BYTES = 32 * 1024
 """A part of at least so many zeros becomes a hole."""
 
@@ -122,6 +128,13 @@ Returns:
     the disk had to be waited for.
 """
 
+list_entries: Callable[[int, Kinds], list[tuple[bytes, ListedFacts]]] | None
+"""List a directory, if the compiled module is there: what each entry is, by name.
+
+Raises:
+    OSError: it cannot be read.
+"""
+
 fetch_files: Callable[[int, bytes, int], None]
 """Ask the system to fetch so many bytes of the files in a directory of a directory.
 
@@ -133,10 +146,12 @@ try:
 except ImportError:
     create_files = create_files_singly
     fetch_files = fetch_nothing
+    list_entries = None
     read_files = read_nothing
     rename_files = rename_files_singly
 else:
     create_files = _files.create_files
     fetch_files = _files.fetch_files
+    list_entries = _files.list_entries
     read_files = _files.read_files
     rename_files = _files.rename_files
