@@ -215,6 +215,17 @@ async def test_a_later_header_waits_for_an_earlier_one(scratch: Path) -> None:
         assert set(service.rig.tree()) == {b"g"}
 
 
+async def test_a_header_that_waits_for_its_turn_ends_with_its_epoch(scratch: Path) -> None:
+    """The batches before it will not come any more."""
+    async with serving(scratch) as service:
+        session = await service.open_as(b"c")
+        second = asyncio.create_task(service.send(session, 2, Batch([Move(b"f", b"g")])))
+        await asyncio.sleep(0.05)
+        await service.open_as(b"other")
+        with pytest.raises(StaleEpochError):
+            await second
+
+
 async def test_another_client_is_refused_unless_it_takes_over(scratch: Path) -> None:
     """One writer a folder."""
     async with serving(scratch) as service:

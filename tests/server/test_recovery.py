@@ -13,6 +13,7 @@ import stat
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -23,6 +24,7 @@ from tests.server.forest_model import BATCH, Draw, Model, changes_of
 from tests.server.rig import ForestWrapper, Rig, put, staged_names
 from tests.server.test_commit import check_equal, stage_small
 from twinfold.model import Change, Delete, Kind, MakeDirectory, MakeSymlink, Move, SetAttributes
+from twinfold.storage import perform
 from twinfold.storage.interface import (
     ATTIC,
     STAGING,
@@ -322,3 +324,40 @@ def test_an_edit_behind_our_back_is_kept(tmp_path: Path) -> None:
         kept = len(rig.index.attic(None))
     with Rig(tmp_path) as rig:
         assert len(rig.index.attic(None)) == kept == 3
+
+
+def test_what_is_swapped_in_during_a_recovery_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A directory that takes a file's name just before that file is cleared goes to the attic."""
+    made: list[FailingForest] = []
+
+    def wrap(forest: Forest) -> Forest:
+        made.append(FailingForest(forest))
+        return made[0]
+
+    real = perform.rename
+
+    def swapping(directories: Any, step: Rename, *places: Any, **how: Any) -> None:
+        if step.target.name.startswith(b"recover-"):
+            (tmp_path / "f").rename(tmp_path / "was-f")
+            (tmp_path / "f").mkdir()
+            (tmp_path / "f" / "inside").write_bytes(b"somebody's")
+        real(directories, step, *places, **how)
+
+    with Rig(tmp_path, wrap) as rig:
+        rig.apply([put(b"f", b"1")], [b"1"])
+        rig.committer.settle()
+        made[0].error = OSError(errno.EIO, "no")
+        with pytest.raises(OSError, match="no"):
+            rig.apply([put(b"f", b"2"), Move(b"f", b"g")], [b"2"])
+        made[0].error = None
+        monkeypatch.setattr("twinfold.storage.recovery.rename", swapping)
+        rig.committer.finish_steps()
+        monkeypatch.undo()
+        rig.apply([put(b"f", b"3")], [b"3"])
+        assert rig.tree()[b"g"][1] == b"2"
+        assert rig.tree()[b"f"][1] == b"3"
+        rig.committer.settle()
+        assert set(rig.attic()) == {b"1", b"somebody's"}
+    assert staged_names(tmp_path) == []

@@ -191,7 +191,9 @@ class Receiver:
     async def _begin(self, epoch: int, number: int, changes: list[Change]) -> None:
         """Take up a header when its turn comes; a repeated one changes nothing."""
         check_changes(changes)
-        await self._pending.wait_until(lambda: self._pending.next_number() >= number)
+        await self._pending.wait_until(
+            lambda: self._pending.next_number() >= number or self._index.session().epoch != epoch
+        )
         async with self._pending.beginning:
             session = self._check(epoch, number)
             there = self._pending.get(number)

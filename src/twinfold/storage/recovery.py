@@ -27,11 +27,12 @@ from collections.abc import Callable, Mapping, Sequence
 
 from twinfold.model import Kind
 from twinfold.storage.collisions import CollisionError, Neighbours, check_name, is_listed
-from twinfold.storage.directories import Directories, inode_at
+from twinfold.storage.directories import Directories, inode_at, set_aside
 from twinfold.storage.interface import (
     ATTIC,
     STAGING,
     Attributes,
+    Found,
     Location,
     Performed,
     Refused,
@@ -177,7 +178,13 @@ class Recovery:
             spare = location
         else:
             self._move(Rename(step.node, Kind.FILE, step.inode, location, spare), location, spare)
-        os.unlink(spare.name, dir_fd=self._directories.roots[STAGING])
+        staging = self._directories.roots[STAGING]
+        if inode_at(staging, spare.name) == step.inode:
+            os.unlink(spare.name, dir_fd=staging)
+        else:
+            # Something else was swapped in just before it was taken from its place.
+            found = set_aside(staging, spare.name, self._directories.roots[ATTIC])
+            self._directories.found.append(Found(found, location))
 
     def _stranger(self, step: SetAside) -> Location | None:
         """Return the place of an object that somebody else put where ours was."""
