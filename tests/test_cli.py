@@ -224,6 +224,30 @@ except TwinfoldError:
     assert (done.returncode, done.stderr) == (7, "")
 
 
+@pytest.mark.process
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")
+def test_output_that_has_no_room() -> None:
+    """What is asked for fails in one line; what is only told is left out."""
+    code = """
+import os, sys
+from twinfold.output import finish_output, tell_line, write_line
+from twinfold.errors import TwinfoldError
+os.dup2(os.open("/dev/full", os.O_WRONLY), 1)
+for _ in range(10_000):
+    tell_line("x" * 100)
+try:
+    write_line("x")
+except TwinfoldError as error:
+    finish_output()
+    sys.exit(str(error))
+"""
+    done = run_python("-c", code)
+    assert done.returncode == 1
+    assert done.stderr == (
+        "standard output cannot be written (no space left on device); send it somewhere else\n"
+    )
+
+
 def test_client_refuses_a_destination_in_its_source(
     source: Path, state_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

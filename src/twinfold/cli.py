@@ -17,6 +17,7 @@ import typer
 
 from twinfold import options
 from twinfold.errors import TwinfoldError, UsageError
+from twinfold.output import finish_output
 
 if TYPE_CHECKING:
     from twinfold.client.events import Listener, Status
@@ -39,7 +40,9 @@ app = typer.Typer(
 
 def main() -> None:
     """Run the command line of this process and exit with its code."""
-    sys.exit(run())
+    code = run()
+    finish_output()
+    sys.exit(code)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -69,7 +72,8 @@ def _never_fail_to_encode() -> None:
 def _complain(text: str, code: int) -> int:
     line = " ".join(text.split())
     line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
-    sys.stderr.write(f"twinfold: {line}\n")
+    with contextlib.suppress(OSError):
+        sys.stderr.write(f"twinfold: {line}\n")
     return code
 
 

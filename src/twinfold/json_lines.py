@@ -11,7 +11,7 @@ import msgspec
 
 from twinfold.addresses import for_other_machines
 from twinfold.client import events as client
-from twinfold.output import write_line
+from twinfold.output import tell_line, write_line
 from twinfold.server import events as server
 from twinfold.server.events import Listening
 
@@ -78,7 +78,7 @@ def server_fields(event: server.Event) -> Fields | None:
 
 def write_server_event(event: server.Event) -> None:
     """Be the listener of ``server --json``; any thread may call."""
-    write_object(server_fields(event))
+    _tell(server_fields(event))
 
 
 def status_fields(status: client.Status) -> Fields:
@@ -146,6 +146,11 @@ def write_object(fields: Fields | None) -> None:
         write_line(encode(fields))
 
 
+def _tell(fields: Fields | None) -> None:
+    if fields is not None:
+        tell_line(encode(fields))
+
+
 def encode(fields: Fields) -> str:
     """Return an object as one line of JSON."""
     return msgspec.json.encode(fields).decode()
@@ -166,13 +171,13 @@ class ClientLines:
             case client.Waiting():
                 if event.reason != self._waiting_for:
                     self._waiting_for = event.reason
-                    write_object({"event": "waiting", "reason": _clean(event.reason)})
+                    _tell({"event": "waiting", "reason": _clean(event.reason)})
             case client.Connected():
                 if self._waiting_for is not None:
                     self._waiting_for = None
-                    write_object({"event": "connected", "server": event.url})
+                    _tell({"event": "connected", "server": event.url})
             case _:
-                write_object(client_fields(event))
+                _tell(client_fields(event))
 
 
 def write_dry_run_event(event: client.Event) -> None:

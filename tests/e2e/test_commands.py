@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.harness import LIMIT_S, NO_CONTENT_BYTES, Pair, run
+from tests.e2e.harness import LIMIT_S, NO_CONTENT_BYTES, Pair, command, environment, run
 from tests.e2e.trees import make_museum, make_small_files, random_bytes, snapshot, write_random
 
 pytestmark = pytest.mark.process
@@ -200,6 +201,44 @@ def test_json_output_is_nothing_else(pair: Pair) -> None:
     assert result.err == ""
     (listening,) = pair.server.events("listening")
     assert listening["url"] == f"http://127.0.0.1:{pair.port}"
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")
+@pytest.mark.parametrize("form", ["json", "plain"])
+def test_a_log_without_room_does_not_stop_the_mirror(pair: Pair, form: str) -> None:
+    make_museum(pair.source)
+    pair.start_server()
+    words = pair.client_words("--once")
+    if form == "plain":
+        words.remove("--json")
+    with open("/dev/full", "wb") as full:
+        ended = subprocess.run(
+            command(words),
+            env=environment(pair.client_state),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            timeout=LIMIT_S,
+            check=False,
+        )
+    assert (ended.returncode, ended.stderr) == (0, b"")
+    pair.assert_equal()
+
+
+def test_a_client_that_ends_lets_go_of_those_who_wait(pair: Pair) -> None:
+    """Without a traceback at either."""
+    pair.start()
+    pair.server.kill()
+    (pair.source / "file").write_bytes(b"file")
+    words = command(["wait", pair.source])
+    with subprocess.Popen(
+        words, env=environment(pair.client_state), stderr=subprocess.PIPE, text=True
+    ) as waiting:
+        time.sleep(2)
+        pair.client.terminate()
+        _, told = waiting.communicate(timeout=LIMIT_S)
+    assert waiting.returncode == 1
+    assert len(told.splitlines()) == 1, told
+    assert pair.client.errors == ""
 
 
 def test_plain_output_has_no_colour_and_no_bar(pair: Pair) -> None:

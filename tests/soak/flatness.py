@@ -36,13 +36,16 @@ CLIENT_MEMORY = Bound(statistics.median, 1.05, 3 * MIB)
 SERVER_MEMORY = CLIENT_MEMORY._replace(least_s=1_800)
 """The index's page cache, 16 MiB a connection, fills as the attic is thinned out."""
 
+THREADS = Bound(max, 1, 3)
+"""A pool has a thread for each task that it ever had at once, up to its limit."""
+
 BOUNDS: dict[str, Bound] = {
     "server own bytes": SERVER_MEMORY,
     "client own bytes": CLIENT_MEMORY,
     "server resident bytes": SERVER_MEMORY,
     "client resident bytes": CLIENT_MEMORY,
-    "server threads": Bound(max, 1, 0),
-    "client threads": Bound(max, 1, 0),
+    "server threads": THREADS,
+    "client threads": THREADS,
     # It is thinned out every ten minutes.
     "attic bytes": Bound(max, 1.35, 16 * MIB, least_s=1_800),
     "index bytes": Bound(max, 1.25, 2 * MIB),

@@ -114,6 +114,9 @@ class Control:
             await writer.drain()
         except (OSError, ValueError, RecursionError):
             return
+        except asyncio.CancelledError:
+            # The client ends. Python 3.11 would show a traceback of a task that ends like this.
+            return
         finally:
             writer.close()
 

@@ -9,7 +9,7 @@ from types import TracebackType
 from twinfold.addresses import for_other_machines
 from twinfold.config import is_loopback
 from twinfold.core.paths import display
-from twinfold.output import write_line
+from twinfold.output import tell_line, write_line
 from twinfold.screen.story import one_line
 from twinfold.screen.text import clock, count, size
 from twinfold.server.events import (
@@ -157,4 +157,4 @@ class ServerScreen:
                 self._write(line)
 
     def _write(self, line: str) -> None:
-        write_line(f"{clock(time.time())} {line}")
+        tell_line(f"{clock(time.time())} {line}")

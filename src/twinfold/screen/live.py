@@ -16,6 +16,7 @@ from rich.text import Text
 from twinfold.client.events import Applied, Event, Held
 from twinfold.config import ClientSettings
 from twinfold.core.paths import display
+from twinfold.output import telling
 from twinfold.screen.story import Line, Story, one_line
 from twinfold.screen.text import (
     clock,
@@ -87,7 +88,8 @@ class LiveScreen:
         self._stopping.set()
         self._changed.set()
         self._painter.join()
-        self._live.stop()
+        with telling():
+            self._live.stop()
 
     def __call__(self, event: Event) -> None:
         """Take in an event."""
@@ -96,7 +98,8 @@ class LiveScreen:
             lines = self._story.note(event, now_s)
         if lines:
             texts = [styled_line(line, now_s, self._console.width - 1) for line in lines]
-            self._console.print(Text("\n").join(texts), soft_wrap=True)
+            with telling():
+                self._console.print(Text("\n").join(texts), soft_wrap=True)
         if lines or not isinstance(event, Applied):
             self._changed.set()
 
@@ -112,7 +115,8 @@ class LiveScreen:
             self._changed.clear()
             if changed or is_moving(self._story) or drawn_width != self._console.width:
                 drawn_width = self._console.width
-                self._live.refresh()
+                with telling():
+                    self._live.refresh()
             self._stopping.wait(FRAME_S)
             if not is_moving(self._story):
                 self._changed.wait(IDLE_S)

@@ -15,7 +15,7 @@ from twinfold.client.events import (
     Scanning,
     Waiting,
 )
-from twinfold.output import write_line
+from twinfold.output import tell_line, write_line
 from twinfold.screen.story import Line, Story, change_line, done_text, one_line
 from twinfold.screen.text import clock, count, size
 
@@ -37,13 +37,13 @@ class PlainScreen:
         with self._lock:
             first = self._story.last is None
             for line in self._story.note(event, now_s):
-                write_line(f"{clock(now_s)} {line_text(line)}")
+                tell_line(f"{clock(now_s)} {line_text(line)}")
             self._write_note(self._note_text(event, first, now_s), now_s)
 
     def _write_note(self, text: str | None, now_s: float) -> None:
         if text and text != self._last_note:
             self._last_note = text
-            write_line(f"{clock(now_s)} {text}")
+            tell_line(f"{clock(now_s)} {text}")
 
     def _note_text(self, event: Event, first: bool, now_s: float) -> str | None:
         match event:
