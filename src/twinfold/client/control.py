@@ -114,6 +114,9 @@ class Control:
             await writer.drain()
         except (OSError, ValueError, RecursionError):
             return
+        except asyncio.CancelledError:
+            # The client ends before there is an answer. Passed on, asyncio would tell of it (3.11).
+            return
         finally:
             writer.close()
 
