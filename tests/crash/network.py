@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 
-assert sys.platform != "win32"
+assert sys.platform == "linux"
 
 import argparse
 import random
@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.crash.case import Case, Session
+from tests.crash.launching import Launcher
 from tests.crash.relay import DIRECTIONS, FAULTS, Relay, Trouble
-from tests.crash.site import COUNT, Site
 from tests.e2e.fixtures import remove
 from tests.torture.outcome import Failure, Outcome
 
@@ -40,10 +40,8 @@ class Passed(NamedTuple):
 class TroubledSession(Session):
     """A server and a live client that go on by themselves, whatever the network does."""
 
-    def __init__(self, base: Path, trouble: Trouble | None) -> None:
-        seed = trouble.seed if trouble else 0
-        super().__init__(base, Case(Site("server", "", 0, COUNT), seed))
-        self._sites = []
+    def __init__(self, base: Path, trouble: Trouble | None, launcher: Launcher) -> None:
+        super().__init__(base, Case(trouble.seed if trouble else 0, ()), launcher)
         self._trouble = trouble
         self.relay: Relay | None = None
 
@@ -62,7 +60,7 @@ def run_trouble(base: Path, trouble: Trouble | None) -> Passed:
         AssertionError: a promise was broken.
     """
     base.mkdir()
-    session = TroubledSession(base, trouble)
+    session = TroubledSession(base, trouble, Launcher(trapped=False))
     try:
         session.run()
         assert session.relay is not None

@@ -14,7 +14,7 @@ from twinfold.protocol import FrameKind
 
 CUT, STALL, SPLIT, REPEAT, FLIP = "cut", "stall", "split", "repeat", "flip"
 DIRECTIONS = ("up", "down")
-FAULTS = {CUT: DIRECTIONS, STALL: DIRECTIONS, SPLIT: DIRECTIONS, REPEAT: ("up",), FLIP: ("up",)}
+FAULTS = {CUT: DIRECTIONS, STALL: DIRECTIONS, SPLIT: DIRECTIONS, REPEAT: ("up",), FLIP: DIRECTIONS}
 """What can be done, and in which directions."""
 
 _SPLIT_BYTES = 6_000
@@ -31,7 +31,7 @@ class Trouble(NamedTuple):
         fault: "cut" ends the connection before the byte; "stall" keeps it back for a while;
             "split" passes it and the next 6,000 on in pieces of 1 to 7 bytes; "repeat" sends the
             next POST again on a connection of its own, and later some earlier ones; "flip" turns
-            a bit of the next byte of a batch's frames.
+            a bit of the next byte of a batch's frames, or of an answer's body.
         at: number of the byte, from 0.
         direction: "up" is from the client to the server.
         seed: decides the rest.
@@ -74,19 +74,19 @@ class Relay(Proxy):
             thread.join(_ANSWER_LIMIT_S)
 
     def _pass_on(self, source: socket.socket, target: socket.socket, outward: bool) -> None:
-        requests = _Requests() if outward else None
+        messages = _Messages(b"/batches/" if outward else b"HTTP/")
         with contextlib.suppress(OSError):
             while data := source.recv(PIECE_BYTES):
                 with self._lock:
                     start = self.sent_bytes if outward else self.received_bytes
                     self._count(len(data), outward)
-                bodies = requests.take(data) if requests else []
+                bodies = messages.take(data)
                 try:
                     self._pass_piece(data, start, bodies, target, outward)
                 except ConnectionAbortedError:
                     source.shutdown(socket.SHUT_RDWR)
                     break
-                for post in requests.ended() if requests else []:
+                for post in messages.ended() if outward else []:
                     self._repeat(post, start + len(data))
         with contextlib.suppress(OSError):
             target.shutdown(socket.SHUT_WR)
@@ -136,7 +136,9 @@ class Relay(Proxy):
     def _flipped(self, data: bytes, at: int, bodies: list[tuple[int, int]]) -> bytes:
         with self._lock:
             later = [(max(at, first), end) for first, end in bodies if end > at]
-            if self._trouble is not None and self._trouble.seed % 2:
+            trouble = self._trouble
+            is_announced = trouble is not None and trouble.direction == "up" and trouble.seed % 2
+            if is_announced:
                 # Most bytes are content: half of the flips are in what announces it.
                 later = [(first, end) for first, end in bodies if first >= at]
                 later = [place for place in later if data[place[0]] == FrameKind.BATCH]
@@ -144,7 +146,7 @@ class Relay(Proxy):
                 return data
             self.done = 1
             first, end = later[0]
-            if self._trouble is not None and self._trouble.seed % 2:
+            if is_announced:
                 first = self._chance.randrange(first, min(end, first + _ANNOUNCEMENT_BYTES))
             spoilt = bytearray(data)
             spoilt[first] ^= 1 << self._chance.randrange(8)
@@ -174,15 +176,20 @@ class Relay(Proxy):
             connection.recv(PIECE_BYTES)
 
 
-class _Requests:
-    """One connection's requests, told apart: where the frames of batches are, and whole POSTs."""
+class _Messages:
+    """What one direction of a connection carries, told apart: bodies, and whole POSTs.
 
-    def __init__(self) -> None:
+    Args:
+        chosen: stands in the first line of those whose bodies matter.
+    """
+
+    def __init__(self, chosen: bytes) -> None:
+        self._chosen = chosen
         self._bytes = bytearray()
         self._at = 0
         self._left = 0
         self._is_head = True
-        self._is_batch = self._is_chunked = self._is_last = False
+        self._is_mine = self._is_chunked = self._is_last = False
         self._ended: list[bytes] = []
 
     def ended(self) -> list[bytes]:
@@ -191,7 +198,7 @@ class _Requests:
         return ended
 
     def take(self, data: bytes) -> list[tuple[int, int]]:
-        """Take in what came; return the (first, end) in it that are a batch's frames."""
+        """Take in what came; return the (first, end) in it that are of bodies that matter."""
         bodies: list[tuple[int, int]] = []
         start = len(self._bytes)
         self._bytes += data
@@ -200,7 +207,7 @@ class _Requests:
             if self._left:
                 self._at = min(first + self._left, len(self._bytes))
                 self._left -= self._at - first
-                if self._is_batch:
+                if self._is_mine:
                     bodies.append((first - start, self._at - start))
                 is_over = not self._left and not self._is_chunked
             else:
@@ -216,12 +223,12 @@ class _Requests:
         return bodies
 
     def _read_line(self, line: bytes) -> bool:
-        """Take in a request's head or a line between its chunks; tell whether it is over."""
+        """Take in a message's head or a line between its chunks; tell whether it is over."""
         if self._is_head:
             length = re.search(rb"content-length: *(\d+)", line.lower())
             self._left = int(length[1]) if length else 0
             self._is_chunked = b"transfer-encoding: chunked" in line.lower()
-            self._is_batch = b"/batches/" in line.split(b"\r\n")[0]
+            self._is_mine = self._chosen in line.split(b"\r\n")[0]
             self._is_head = False
             return not self._is_chunked and not self._left
         if self._is_last:

@@ -21,14 +21,20 @@ class Script:
         self._random = random.Random(seed)
 
     @property
-    def stages(self) -> list[Callable[[], None]]:
+    def stages(self) -> dict[str, Callable[[], None]]:
         """What is to be done one after the other; both sides are equal in between."""
-        return [self._fill, self._edit, self._rearrange, self._replace_by_other_types, self._remove]
+        return {
+            "start": lambda: None,
+            "fill": self._fill,
+            "edit": self._edit,
+            "rearrange": self._rearrange,
+            "types": self._replace_by_other_types,
+            "remove": self._remove,
+        }
 
     def _fill(self) -> None:
         """The first sync: an entry of each kind, and a file of several batches."""
         root = self._root
-        root.mkdir(exist_ok=True)
         for folder in ("docs", "docs/inner", "code", "code/lib", "empty", "swap", "closed"):
             (root / folder).mkdir()
         for number in range(12):

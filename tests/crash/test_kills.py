@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 
-assert sys.platform != "win32"
+assert sys.platform == "linux"
+
 
 import os
 import random
@@ -13,34 +14,40 @@ from pathlib import Path
 import pytest
 
 from tests.crash.case import Case, run_case
-from tests.crash.site import Site, why_not
+from tests.crash.filter import why_not
+from tests.crash.places import Places
+from tests.crash.site import parse
 
 pytestmark = [pytest.mark.process, pytest.mark.skipif(bool(why_not()), reason=why_not())]
 
 SPREAD = [
-    Case(Site("server", "renameat2", 20), 1, Site("server", "pwrite64", 20)),
-    Case(Site("server", "fdatasync", 4, "EIO"), 1),
-    Case(Site("server", "renameat2", 12, "ENOSPC"), 1),
-    Case(Site("client", "pwrite64", 60), 1),
+    "start/server/pwrite64/30/KILL",
+    "fill/server/renameat2/3/KILL",
+    "fill/server/pwrite64/9/KILL",
+    "edit/client/pwrite64/8/KILL",
+    "rearrange/server/renameat2/5/ENOSPC",
+    "types/server/fdatasync/1/EIO",
+    "remove/server/renameat2/4/KILL",
+    "end/client/pwrite64/2/KILL",
 ]
-"""A place of each kind."""
+"""A place of each kind; the second one in a stage strikes at the next start."""
 
-RANDOM_PLACES = {"server/renameat2": 40, "server/pwrite64": 200, "client/pwrite64": 60}
-"""Calls, and how many of them a session has at least."""
-
-
-@pytest.mark.parametrize("case", SPREAD, ids=lambda case: case.site.words)
-def test_a_side_broken_at_a_place(tmp_path: Path, case: Case) -> None:
-    """Killed or failing there, nothing is mixed or lost, and both sides become equal."""
-    assert case.site in run_case(tmp_path / "case", case), "the place was not reached"
+RANDOM_SESSIONS = 5
 
 
-def test_a_side_killed_anywhere(tmp_path: Path) -> None:
-    """The same at a random place; the seed that is printed repeats it."""
-    seed = os.environ.get("TWINFOLD_SEED") or str(random.randrange(1 << 32))
-    chance = random.Random(seed)
-    side, call = chance.choice(list(RANDOM_PLACES)).split("/")
-    site = Site(side, call, chance.randrange(1, RANDOM_PLACES[f"{side}/{call}"]))
-    case = Case(site, chance.randrange(1_000))
-    print(f"TWINFOLD_SEED={seed}: {case.replay}")
-    run_case(tmp_path / "case", case)
+def test_sides_broken_in_every_stage(tmp_path: Path) -> None:
+    """Killed or failing, nothing is mixed or lost, and both sides become equal."""
+    case = Case(1, tuple(map(parse, SPREAD)))
+    assert set(run_case(tmp_path / "case", case).struck) == set(case.sites)
+
+
+def test_sides_broken_anywhere(tmp_path: Path) -> None:
+    """The same at random places; the seed that is printed chooses them again."""
+    seed = int(os.environ.get("TWINFOLD_SEED") or random.randrange(1 << 32))
+    print(f"TWINFOLD_SEED={seed}")
+    places = Places(run_case(tmp_path / "count", Case(0, ())).counts, seed)
+    for number in range(RANDOM_SESSIONS):
+        case = places.next()
+        print(case.replay)
+        places.learn(case, run_case(tmp_path / f"case-{number}", case).struck)
+    assert places.struck.total() > RANDOM_SESSIONS

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, Protocol
 
 from tests.e2e.proxy import Proxy
 from tests.e2e.trees import Tree, differences, snapshot
@@ -86,8 +86,27 @@ def assert_one_line(result: Result, code: int | tuple[int, ...] = 1) -> str:
     return lines[0]
 
 
+class Process(Protocol):
+    """What is used of `subprocess.Popen`."""
+
+    pid: int
+    stdout: IO[bytes] | None
+
+    def poll(self) -> int | None: ...
+    def wait(self, timeout: float | None = None) -> int: ...
+    def kill(self) -> None: ...
+    def send_signal(self, sig: int) -> None: ...
+
+
+Launch = Callable[[list[str | Path], dict[str, str], IO[bytes]], Process]
+"""Starts a command: its arguments, its whole environment, where its standard error goes."""
+
+
 class Running:
-    """A twinfold process whose JSON lines are read as they come."""
+    """A twinfold process whose JSON lines are read as they come.
+
+    It is started by ``launch``, if that is given, and ``prefix`` counts for nothing then.
+    """
 
     def __init__(
         self,
@@ -96,16 +115,21 @@ class Running:
         log: Path,
         env: dict[str, str] | None = None,
         prefix: Sequence[str] = (),
+        launch: Launch | None = None,
     ) -> None:
         self.log = log
+        self.process: Process
         with log.open("ab") as errors:
-            self.process = subprocess.Popen(
-                [*prefix, *command(list(arguments))],
-                env=environment(state, env),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-            )
+            if launch is not None:
+                self.process = launch(list(arguments), environment(state, env), errors)
+            else:
+                self.process = subprocess.Popen(
+                    [*prefix, *command(list(arguments))],
+                    env=environment(state, env),
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=errors,
+                )
         self._condition = threading.Condition()
         self._events: list[Event] = []
         self._ended = False
@@ -214,7 +238,7 @@ class Pair:
 
     The two have a state folder each, as on two machines: the client is told the invite.
     ``server_prefix`` and ``client_prefix`` are words to put before the command of each,
-    ``env`` is added to the environment of both.
+    ``env`` is added to the environment of both, ``launches`` start a side in another way.
     """
 
     def __init__(self, base: Path) -> None:
@@ -226,6 +250,7 @@ class Pair:
         self.server_prefix: list[str] = []
         self.client_prefix: list[str] = []
         self.env: dict[str, str] = {}
+        self.launches: dict[str, Launch] = {}
         self.source.mkdir(parents=True)
         self._server: Running | None = None
         self._client: Running | None = None
@@ -379,6 +404,7 @@ class Pair:
     def _start(self, role: str, words: list[str | Path], state: Path) -> Running:
         log = self.base / f"{role}-{len(self._started)}.log"
         prefix = self.server_prefix if role == "server" else self.client_prefix
-        running = Running(*words, state=state, log=log, env=self.env, prefix=prefix)
+        launch = self.launches.get(role)
+        running = Running(*words, state=state, log=log, env=self.env, prefix=prefix, launch=launch)
         self._started.append(running)
         return running

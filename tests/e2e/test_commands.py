@@ -224,23 +224,6 @@ def test_a_log_without_room_does_not_stop_the_mirror(pair: Pair, form: str) -> N
     pair.assert_equal()
 
 
-def test_a_client_that_ends_lets_go_of_those_who_wait(pair: Pair) -> None:
-    """Without a traceback at either."""
-    pair.start()
-    pair.server.kill()
-    (pair.source / "file").write_bytes(b"file")
-    words = command(["wait", pair.source])
-    with subprocess.Popen(
-        words, env=environment(pair.client_state), stderr=subprocess.PIPE, text=True
-    ) as waiting:
-        time.sleep(2)
-        pair.client.terminate()
-        _, told = waiting.communicate(timeout=LIMIT_S)
-    assert waiting.returncode == 1
-    assert len(told.splitlines()) == 1, told
-    assert pair.client.errors == ""
-
-
 def test_plain_output_has_no_colour_and_no_bar(pair: Pair) -> None:
     """Where output is not a terminal there are calm lines without escape sequences."""
     make_museum(pair.source)

@@ -143,3 +143,18 @@ def test_an_index_in_doubt_takes_nothing_until_its_log_is_empty(tmp_path: Path) 
         other.close()
         rig.apply([put(b"b", b"b")], [b"b"])
         assert set(rig.tree()) == {b"a", b"b"}
+
+
+def test_what_the_index_cannot_forget_stays_in_the_attic(tmp_path: Path) -> None:
+    """A full disk that fails the record, too, is no reason to lose what was kept."""
+    with Rig(tmp_path) as rig:
+        rig.apply([put(b"a", b"a")], [b"a"])
+        rig.apply([Delete(b"a")])
+        kept = rig.index.attic(None)
+        rig.committer.settle()
+        break_index(rig)
+        with pytest.raises(DoubtfulIndexError):
+            rig.committer.begin_purge(kept)
+        names = os.listdir(tmp_path / ".twinfold" / "attic")
+        assert [os.fsencode(name) for name in names] == [name for _, name in kept]
+        assert rig.index.attic(None) == kept

@@ -115,7 +115,7 @@ class Control:
         except (OSError, ValueError, RecursionError):
             return
         except asyncio.CancelledError:
-            # The client ends. Python 3.11 would show a traceback of a task that ends like this.
+            # The client ends before there is an answer. Passed on, asyncio would tell of it (3.11).
             return
         finally:
             writer.close()

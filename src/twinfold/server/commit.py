@@ -322,16 +322,18 @@ class Committer:
         """Take (node, name) out of the attic for good; return the names to purge them by.
 
         Raises:
-            OSError: the disk does not let us.
+            OSError, DestinationError: the disk does not let us; all stays as it is then.
         """
         self.settle()
-        with self._forest_lock:
+        with self._forest_lock, contextlib.ExitStack() as undo:
             for _, name in kept:
                 with contextlib.suppress(FileNotFoundError):
                     self._forest.rename_in_attic(name, DOOMED_PREFIX + name)
+                    undo.callback(self._forest.rename_in_attic, DOOMED_PREFIX + name, name)
             with self._index.transaction() as work:
                 for node, _ in kept:
                     work.forget(node)
+            undo.pop_all()
         return [DOOMED_PREFIX + name for _, name in kept]
 
     def forget_upload(self, node_id: int, name: bytes) -> None:
