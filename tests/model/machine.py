@@ -255,6 +255,6 @@ def explore(hall: Hall, number: int, most_examples: int, *, shrinks: bool = True
             database=None,
             print_blob=True,
             suppress_health_check=list(HealthCheck),
-            phases=[Phase.generate, Phase.shrink] if shrinks else [Phase.generate],
+            phases=settings.default.phases if shrinks else [Phase.generate],
         ),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tests.planted.fault import Edit, Fault
+from tests.planted.suites import SIMULATION
 
 RECOVERY = "tests/server/test_recovery.py"
 COMMIT = "tests/server/test_commit.py"
@@ -18,6 +19,7 @@ STORAGE_FAULTS = (
         "2",
         (Edit("storage/staging.py", "            sync_file(fd)\n", "            pass\n"),),
         (DURABLE,),
+        also=(SIMULATION,),
     ),
     Fault(
         "content of many files not synced",
@@ -30,12 +32,14 @@ STORAGE_FAULTS = (
             ),
         ),
         (DURABLE,),
+        also=(SIMULATION,),
     ),
     Fault(
         "the index is not durable",
         "2",
         (Edit("storage/index.py", "synchronous=FULL", "synchronous=OFF"),),
         (DURABLE,),
+        also=(SIMULATION,),
     ),
     Fault(
         "listings share their place in a folder",
@@ -66,6 +70,7 @@ STORAGE_FAULTS = (
         "2",
         (Edit("server/commit.py", f"{RECORD}{SAVE}", SAVE),),
         (RECOVERY,),
+        also=(SIMULATION,),
     ),
     Fault(
         "steps before their record",
@@ -95,6 +100,7 @@ STORAGE_FAULTS = (
             ),
         ),
         (RECOVERY,),
+        also=(SIMULATION,),
     ),
     Fault(
         "recovery believes a name, not the inode",

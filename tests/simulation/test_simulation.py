@@ -21,10 +21,10 @@ LIMIT_S = 240
 
 
 def simulate(seed: int, runs: int, results: Path) -> list[Result]:
-    """Run seeds in a process of their own."""
+    """Run seeds in a process of their own, to the first that fails."""
     if os.geteuid() != 0 or not os.access("/dev/fuse", os.R_OK | os.W_OK):
         pytest.skip("needs /dev/fuse and the right to mount")
-    words = ["--seed", str(seed), "--runs", str(runs), "--json", str(results), "--quiet"]
+    words = ["--seed", str(seed), "--runs", str(runs), "--first", "--json", str(results), "--quiet"]
     subprocess.run(
         [sys.executable, "-m", "tests.simulation", *words], cwd=ROOT, timeout=LIMIT_S, check=False
     )
