@@ -36,6 +36,9 @@ LIMIT_S = 180.0
 PATIENCE_S = 20.0
 """So long one test waits for what a fault may keep from happening."""
 
+WORLDS = 100
+"""So many worlds of the simulation may pass before one shows the fault."""
+
 SOUND_LIMIT_S = 1_800.0
 SOUND_PATIENCE_S = 90.0
 ABSENT = shutil.ignore_patterns(".git", ".venv", "__pycache__", ".*cache", ".hypothesis")
@@ -149,7 +152,8 @@ def _run(copy: Path, tests: list[str], limit_s: float, patience_s: float) -> End
     # The copy's own folders go before those of the installed package.
     environment = os.environ | {"PYTHONPATH": f"{copy / 'src'}{os.pathsep}{copy}"}
     environment |= {"TMPDIR": str(scratch), "PYTHONDONTWRITEBYTECODE": "1"}
-    environment |= {"TEST_LIMIT_S": str(patience_s), "TWINFOLD_SEED": "1"}
+    environment |= {"TEST_LIMIT_S": str(patience_s), "TEST_WORLDS": str(WORLDS)}
+    environment |= {"TWINFOLD_SEED": "1"}
     began_s = time.monotonic()
     running = subprocess.Popen(
         [*words, *tests],

@@ -64,6 +64,7 @@ STORAGE_FAULTS = (
             ),
         ),
         (f"{COMMIT}::test_any_changes_do_what_they_say",),
+        also=(SIMULATION,),
     ),
     Fault(
         "intents not recorded",
@@ -113,6 +114,7 @@ STORAGE_FAULTS = (
             ),
         ),
         (RECOVERY,),
+        also=(SIMULATION,),
     ),
     Fault(
         "a rename that overwrites",
@@ -143,6 +145,7 @@ STORAGE_FAULTS = (
         "5",
         (Edit("system/attributes.py", "            os.chmod(itself, mode)\n", ""),),
         (f"{COMMIT}::test_any_changes_do_what_they_say",),
+        also=(SIMULATION,),
     ),
     Fault(
         "directories opened through symlinks",
@@ -221,5 +224,80 @@ STORAGE_FAULTS = (
         "17",
         (Edit("server/commit.py", "            self._sync_failed = True\n", ""),),
         ("tests/server/test_failing_disk.py",),
+    ),
+    Fault(
+        "steps forgotten before they are durable",
+        "2",
+        (
+            Edit(
+                "server/commit.py", "            self._staging.flush_all()\n", "            pass\n"
+            ),
+        ),
+        (SIMULATION,),
+    ),
+    Fault(
+        "folders that lead to the index not synced",
+        "2",
+        (
+            Edit(
+                "storage/destination.py",
+                "        for fd in (self._fds[3], self._fds[0]):\n            sync_file(fd)\n",
+                "",
+            ),
+        ),
+        (SIMULATION,),
+    ),
+    Fault(
+        "a log that may not be on the disk is gone on with",
+        "2",
+        (Edit("storage/index.py", "        _empty_log(engine, path)\n", ""),),
+        ("tests/storage/test_index.py",),
+        also=(SIMULATION,),
+    ),
+    Fault(
+        "tables without their roots",
+        "2",
+        (
+            Edit(
+                "storage/index.py",
+                "            _run_migrations(connection)\n"
+                "        # An error in between may have left the tables without them.\n",
+                "            _run_migrations(connection)\n    ",
+            ),
+        ),
+        ("tests/storage/test_index.py",),
+    ),
+    Fault(
+        "what a recovery found is not read again",
+        "18",
+        (
+            Edit(
+                "storage/recovery.py",
+                "        unread = [(node, inode, UNREAD_CTIME_NS) for"
+                " node, inode, _ in self._identities.values()]\n",
+                "        unread = list(self._identities.values())\n",
+            ),
+        ),
+        ("tests/server/test_drift.py::test_an_edit_before_recovery_is_found",),
+    ),
+    Fault(
+        "what was decided is thrown away",
+        "2",
+        (Edit("server/commit.py", "batch.is_decided = True", "batch.is_decided = False"),),
+        (f"{RECOVERY}::test_a_disk_that_refuses_the_steps_loses_nothing",),
+    ),
+    Fault(
+        "leftovers in staging are kept",
+        "12",
+        (
+            Edit(
+                "server/receive.py",
+                "        await self._pending.in_commit_thread(self._committer.discard_leftovers)\n",
+                "",
+            ),
+        ),
+        (
+            "tests/server/test_receive.py::test_what_was_staged_for_no_commit_goes_at_the_next_start",
+        ),
     ),
 )
