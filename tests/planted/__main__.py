@@ -41,7 +41,9 @@ WORLDS = 100
 
 SOUND_LIMIT_S = 1_800.0
 SOUND_PATIENCE_S = 90.0
-ABSENT = shutil.ignore_patterns(".git", ".venv", "__pycache__", ".*cache", ".hypothesis")
+ABSENT = shutil.ignore_patterns(
+    ".git", ".venv", "__pycache__", ".*cache", ".hypothesis", ".coverage*"
+)
 SOME_FAILED = 1
 """pytest's exit code; others mean that the tests did not even begin."""
 

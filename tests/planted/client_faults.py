@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.planted.fault import Edit, Fault
-from tests.planted.suites import SIMULATION
+from tests.planted.suites import ANY_CHANGE, SIMULATION
 
 READ = "tests/client/test_read.py"
 SCAN = "tests/client/test_scan.py"
@@ -126,6 +126,7 @@ CLIENT_FAULTS = (
             ),
         ),
         (SCAN,),
+        also=(ANY_CHANGE,),
     ),
     Fault(
         "moves are not found",

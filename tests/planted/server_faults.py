@@ -21,6 +21,7 @@ SERVER_FAULTS = (
             ),
         ),
         (f"{RECEIVE}::test_bytes_with_another_hash_are_refused",),
+        also=(HOSTILE_CLIENT,),
     ),
     Fault(
         "hash of what is reused not compared",
@@ -39,6 +40,7 @@ SERVER_FAULTS = (
         "8",
         (Edit("core/session.py", "    if epoch == current.epoch:\n", "    if epoch:\n"),),
         (RECEIVE,),
+        also=(HOSTILE_CLIENT,),
     ),
     Fault(
         "a batch that was committed is committed again",
@@ -174,6 +176,7 @@ SERVER_FAULTS = (
         "7",
         (Edit("core/paths.py", '(b"", b".", b"..")', '(b"",)'),),
         ("tests/core/test_paths.py",),
+        also=(HOSTILE_CLIENT,),
     ),
     Fault(
         "a payload may unpack to more than it announces",

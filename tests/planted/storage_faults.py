@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from tests.planted.fault import Edit, Fault
-from tests.planted.suites import SIMULATION
+from tests.planted.suites import KILLS, POWER_CUTS, SIMULATION, SWAPPED_SYMLINKS
 
 RECOVERY = "tests/server/test_recovery.py"
 COMMIT = "tests/server/test_commit.py"
 RECORD = "                    work.add_intents(steps)\n"
 SAVE = "                    work.save_session("
 TREE = "tests/storage/test_tree.py"
+DESTINATION = "tests/storage/test_destination.py"
 
 DURABLE = "tests/e2e/test_durable.py"
 
@@ -19,7 +20,10 @@ STORAGE_FAULTS = (
         "2",
         (Edit("storage/staging.py", "            sync_file(fd)\n", "            pass\n"),),
         (DURABLE,),
-        also=(SIMULATION,),
+        also=(
+            SIMULATION,
+            POWER_CUTS,
+        ),
     ),
     Fault(
         "content of many files not synced",
@@ -32,14 +36,20 @@ STORAGE_FAULTS = (
             ),
         ),
         (DURABLE,),
-        also=(SIMULATION,),
+        also=(
+            SIMULATION,
+            POWER_CUTS,
+        ),
     ),
     Fault(
         "the index is not durable",
         "2",
         (Edit("storage/index.py", "synchronous=FULL", "synchronous=OFF"),),
         (DURABLE,),
-        also=(SIMULATION,),
+        also=(
+            SIMULATION,
+            POWER_CUTS,
+        ),
     ),
     Fault(
         "listings share their place in a folder",
@@ -64,7 +74,10 @@ STORAGE_FAULTS = (
             ),
         ),
         (f"{COMMIT}::test_any_changes_do_what_they_say",),
-        also=(SIMULATION,),
+        also=(
+            SIMULATION,
+            KILLS,
+        ),
     ),
     Fault(
         "intents not recorded",
@@ -158,6 +171,7 @@ STORAGE_FAULTS = (
             ),
         ),
         (f"{TREE}::test_nothing_is_written_through_a_directory_swapped_for_a_symlink",),
+        also=(SWAPPED_SYMLINKS,),
     ),
     Fault(
         "attributes given through symlinks",
@@ -199,7 +213,7 @@ STORAGE_FAULTS = (
         "a destination served twice",
         "13",
         (Edit("storage/destination.py", "    lock.acquire()\n", ""),),
-        ("tests/e2e/test_usage.py::test_a_second_server_on_a_destination",),
+        (f"{DESTINATION}::test_one_has_it_at_a_time",),
     ),
     Fault(
         "a destination that moved away is written to",
@@ -211,7 +225,7 @@ STORAGE_FAULTS = (
                 "            if False:",
             ),
         ),
-        ("tests/e2e/test_drift.py::test_a_destination_that_is_taken_away_ends_the_server",),
+        (f"{DESTINATION}::test_a_part_of_it_that_was_swapped_is_noticed",),
     ),
     Fault(
         "an index in doubt is written on",
