@@ -16,7 +16,7 @@ DEV := $(VENV)/.installed-dev
 CODE := src tests $(if $(wildcard benchmarks/*.py benchmarks/*/*.py),benchmarks)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test torture planted check clean
+.PHONY: help demo test coverage torture planted check clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile
@@ -26,6 +26,15 @@ demo: $(PACKAGE) ## install twinfold into .venv and show it at work
 
 test: $(DEV) ## run the tests (PYTEST_ARGS="..." adds arguments)
 	$(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
+
+# Anybody may add to the folder: some tests work as another user.
+coverage: $(DEV) ## run the tests and show which branches they reached, in all processes
+	rm -rf .coverage.d
+	mkdir -m 1777 .coverage.d
+	export COVERAGE_FILE="$(CURDIR)/.coverage.d/reached"; \
+	$(BIN)/coverage run -m pytest -n 2 $(PYTEST_ARGS); passed=$$?; \
+	$(BIN)/coverage combine -q && $(BIN)/coverage json -q -o - | $(BIN)/python -m tests.coverage_table; \
+	exit $$passed
 
 torture: $(DEV) ## try to break it for an hour (MINUTES=..., SEED=..., TORTURE_ARGS="--only ...")
 	$(BIN)/python -m tests.torture --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(TORTURE_ARGS)
@@ -42,8 +51,8 @@ check: $(DEV) ## lint, format, types for three platforms, import layers
 	$(BIN)/lint-imports
 
 clean: ## remove what was built and cached; the packages in .venv stay
-	rm -rf build dist src/*.egg-info .mypy_cache .ruff_cache .import_linter_cache .hypothesis htmlcov
-	rm -f src/twinfold/*.so .coverage .coverage.* $(PACKAGE) $(DEV)
+	rm -rf build dist src/*.egg-info .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage.d
+	rm -f src/twinfold/*.so $(PACKAGE) $(DEV)
 	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # pip, not python, is the target: a venv that failed half-way has the one without the other.

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -26,6 +28,24 @@ def test_the_sources_own_attributes_follow(pair: Pair) -> None:
     pair.converge()
     (pair.source / "file").unlink()
     os.utime(pair.source, ns=(4, 4))
+    pair.converge()
+
+
+def test_events_that_found_no_room_are_made_up_for(pair: Pair) -> None:
+    """A client that was held up while more changed than its queue has room for misses nothing."""
+    if sys.platform != "linux":
+        pytest.skip("the queue of inotify")
+    one, two = pair.source / "one", pair.source / "two"
+    one.write_bytes(b"one")
+    pair.start()
+    pair.converge()
+    room = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
+    pair.client.process.send_signal(signal.SIGSTOP)
+    for _ in range(room // 4 + 1):
+        one.rename(two)
+        two.rename(one)
+    (pair.source / "later").write_bytes(b"later")
+    pair.client.process.send_signal(signal.SIGCONT)
     pair.converge()
 
 

@@ -246,15 +246,14 @@ def explore(hall: Hall, number: int, most_examples: int, *, shrinks: bool = True
     def machine() -> Machine:
         return Machine(hall, modes)
 
-    run_state_machine_as_test(
-        seed(number)(machine),  # type: ignore[arg-type]
-        settings=settings(
-            max_examples=most_examples,
-            stateful_step_count=STEPS,
-            deadline=None,
-            database=None,
-            print_blob=True,
-            suppress_health_check=list(HealthCheck),
-            phases=[Phase.generate, Phase.shrink] if shrinks else [Phase.generate],
-        ),
+    chosen = settings(
+        max_examples=most_examples,
+        stateful_step_count=STEPS,
+        deadline=None,
+        database=None,
+        print_blob=True,
+        suppress_health_check=list(HealthCheck),
     )
+    if not shrinks:
+        chosen = settings(chosen, phases=[Phase.generate])
+    run_state_machine_as_test(seed(number)(machine), settings=chosen)  # type: ignore[arg-type]

@@ -36,9 +36,14 @@ LIMIT_S = 180.0
 PATIENCE_S = 20.0
 """So long one test waits for what a fault may keep from happening."""
 
+WORLDS = 100
+"""So many worlds of the simulation may pass before one shows the fault."""
+
 SOUND_LIMIT_S = 1_800.0
 SOUND_PATIENCE_S = 90.0
-ABSENT = shutil.ignore_patterns(".git", ".venv", "__pycache__", ".*cache", ".hypothesis")
+ABSENT = shutil.ignore_patterns(
+    ".git", ".venv", "__pycache__", ".*cache", ".hypothesis", ".coverage*"
+)
 SOME_FAILED = 1
 """pytest's exit code; others mean that the tests did not even begin."""
 
@@ -53,17 +58,25 @@ class Ended(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """What became of a planted fault."""
+    """What became of a planted fault: one run for each selection of its tests."""
 
     fault: Fault
-    ended: Ended
+    runs: list[Ended]
 
     @property
-    def noticed_by(self) -> str:
-        """The first test that failed; empty if the fault was not noticed."""
-        if self.ended.code is None:
+    def noticed_by(self) -> list[str]:
+        """For each run the first test that failed; empty where the fault was not noticed."""
+        return [self._noticed_by(ended) for ended in self.runs]
+
+    @property
+    def is_caught(self) -> bool:
+        """Whether every selection noticed it."""
+        return all(self.noticed_by)
+
+    def _noticed_by(self, ended: Ended) -> str:
+        if ended.code is None:
             return "hangs" if self.fault.hangs else ""
-        return self.ended.failed if self.ended.code == SOME_FAILED else ""
+        return ended.failed if ended.code == SOME_FAILED else ""
 
 
 def main() -> int:
@@ -84,7 +97,7 @@ def main() -> int:
         with ThreadPoolExecutor(asked.jobs) as pool:
             verdicts = list(pool.map(lambda fault: _try(fault, copies), faults))
     print("\n".join(_table(verdicts)))
-    return 0 if all(verdict.noticed_by for verdict in verdicts) else 1
+    return 0 if all(verdict.is_caught for verdict in verdicts) else 1
 
 
 def _arguments() -> argparse.Namespace:
@@ -107,7 +120,7 @@ def _copy(target: Path) -> Path:
 def _is_sound(faults: list[Fault], copies: SimpleQueue[Path]) -> bool:
     """Tell whether the tests pass as long as no fault is planted."""
     copy = copies.get()
-    tests = sorted({test for fault in faults for test in fault.tests})
+    tests = sorted({test for fault in faults for tests in fault.selections for test in tests})
     ended = _run(copy, tests, SOUND_LIMIT_S, SOUND_PATIENCE_S)
     copies.put(copy)
     print(f"without a fault: exit code {ended.code} after {ended.took_s:.0f} s", flush=True)
@@ -120,13 +133,14 @@ def _try(fault: Fault, copies: SimpleQueue[Path]) -> Verdict:
     copy = copies.get()
     plant(fault, copy)
     try:
-        verdict = Verdict(fault, _run(copy, list(fault.tests), LIMIT_S, PATIENCE_S))
+        runs = [_run(copy, list(tests), LIMIT_S, PATIENCE_S) for tests in fault.selections]
     finally:
         uproot(fault, copy, ROOT)
         copies.put(copy)
-    ended = verdict.ended
-    told = verdict.noticed_by or f"NOT NOTICED (exit code {ended.code})\n{ended.output}"
-    print(f"{fault.name}: {told}, {ended.took_s:.0f} s", flush=True)
+    verdict = Verdict(fault, runs)
+    for ended, by in zip(runs, verdict.noticed_by, strict=True):
+        told = by or f"NOT NOTICED (exit code {ended.code})\n{ended.output}"
+        print(f"{fault.name}: {told}, {ended.took_s:.0f} s", flush=True)
     return verdict
 
 
@@ -140,7 +154,8 @@ def _run(copy: Path, tests: list[str], limit_s: float, patience_s: float) -> End
     # The copy's own folders go before those of the installed package.
     environment = os.environ | {"PYTHONPATH": f"{copy / 'src'}{os.pathsep}{copy}"}
     environment |= {"TMPDIR": str(scratch), "PYTHONDONTWRITEBYTECODE": "1"}
-    environment |= {"TEST_LIMIT_S": str(patience_s)}
+    environment |= {"TEST_LIMIT_S": str(patience_s), "TEST_WORLDS": str(WORLDS)}
+    environment |= {"TWINFOLD_SEED": "1"}
     began_s = time.monotonic()
     running = subprocess.Popen(
         [*words, *tests],
@@ -172,9 +187,9 @@ def _run(copy: Path, tests: list[str], limit_s: float, patience_s: float) -> End
 def _table(verdicts: list[Verdict]) -> list[str]:
     lines = ["", "| fault | promise | noticed by | seconds |", "|---|---|---|---|"]
     for verdict in verdicts:
-        by = f"`{verdict.noticed_by}`" if verdict.noticed_by else "**nothing**"
-        fault = verdict.fault
-        lines.append(f"| {fault.name} | {fault.promise} | {by} | {verdict.ended.took_s:.0f} |")
+        by = ", ".join(f"`{test}`" if test else "**nothing**" for test in verdict.noticed_by)
+        took = " + ".join(f"{ended.took_s:.0f}" for ended in verdict.runs)
+        lines.append(f"| {verdict.fault.name} | {verdict.fault.promise} | {by} | {took} |")
     return lines
 
 

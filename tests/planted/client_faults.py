@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tests.planted.fault import Edit, Fault
+from tests.planted.suites import ANY_CHANGE, SIMULATION
 
 READ = "tests/client/test_read.py"
 SCAN = "tests/client/test_scan.py"
@@ -125,6 +126,7 @@ CLIENT_FAULTS = (
             ),
         ),
         (SCAN,),
+        also=(ANY_CHANGE,),
     ),
     Fault(
         "moves are not found",
@@ -198,7 +200,7 @@ CLIENT_FAULTS = (
                 "data=data, headers=sent, allow_redirects=True",
             ),
         ),
-        ("tests/e2e/test_tls.py", "tests/e2e/test_strangers.py"),
+        ("tests/e2e/test_tls.py::test_a_redirect_is_not_followed",),
     ),
     Fault(
         "symlinks that lead elsewhere stay as they were",
@@ -301,6 +303,7 @@ CLIENT_FAULTS = (
             ),
         ),
         (SYNC, "tests/e2e/test_away.py"),
+        also=(SIMULATION,),
     ),
     Fault(
         "any certificate will do",
@@ -318,6 +321,54 @@ CLIENT_FAULTS = (
         "two clients for one source",
         "13",
         (Edit("client/run.py", "        lock.acquire()\n", ""),),
-        (f"{SYNC}::test_a_second_client_for_a_source_is_refused",),
+        ("tests/e2e/test_usage.py::test_a_second_client_on_a_source",),
+    ),
+    Fault(
+        "events that were lost are not made up for",
+        "11",
+        (
+            Edit(
+                "client/agenda.py",
+                "        self.full = self.full or dirty.lost\n",
+                "",
+            ),
+        ),
+        ("tests/e2e/test_live_pair.py::test_events_that_found_no_room_are_made_up_for",),
+    ),
+    Fault(
+        "files of the source are opened for writing",
+        "7",
+        (
+            Edit(
+                "client/tree.py",
+                "    _READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW",
+                "    _READ_FLAGS = os.O_RDWR | os.O_NOFOLLOW",
+            ),
+        ),
+        ("tests/hostile/test_races.py::test_the_client_changes_nothing_in_the_source",),
+    ),
+    Fault(
+        "a refusal of what was not sent is believed",
+        "14a",
+        (
+            Edit(
+                "client/transfer.py",
+                "(refusal.index >= len(batch.changes) for refusal in answer.refused)",
+                "(refusal.index < 0 for refusal in answer.refused)",
+            ),
+        ),
+        ("tests/hostile/test_servers.py::test_refusals_of_what_was_not_sent",),
+    ),
+    Fault(
+        "an answer of any size is taken",
+        "14a",
+        (
+            Edit(
+                "client/connection.py",
+                "                        if len(answer) > _MAX_ANSWER_BYTES:\n",
+                "                        if len(answer) < 0:\n",
+            ),
+        ),
+        ("tests/client/test_connection.py",),
     ),
 )

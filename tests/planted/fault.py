@@ -24,6 +24,7 @@ class Fault(NamedTuple):
         promise: the number of the promise in docs/guarantees.md that it breaks.
         edits: what is changed; each text occurs exactly once in its file.
         tests: what pytest is to run; at least one of it has to fail.
+        also: further tests, each of which has to notice the fault on its own.
         hangs: a run that does not end in time counts as noticed, too.
     """
 
@@ -31,7 +32,13 @@ class Fault(NamedTuple):
     promise: str
     edits: tuple[Edit, ...]
     tests: tuple[str, ...]
+    also: tuple[str, ...] = ()
     hangs: bool = False
+
+    @property
+    def selections(self) -> list[tuple[str, ...]]:
+        """What pytest is to run one after the other; each of them has to fail."""
+        return [self.tests, *((test,) for test in self.also)]
 
 
 class PlantingError(Exception):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tests.planted.fault import Edit, Fault
+from tests.planted.suites import HOSTILE_CLIENT
 
 RECEIVE = "tests/server/test_receive.py"
 STAGE = "tests/server/test_stage.py"
@@ -20,6 +21,7 @@ SERVER_FAULTS = (
             ),
         ),
         (f"{RECEIVE}::test_bytes_with_another_hash_are_refused",),
+        also=(HOSTILE_CLIENT,),
     ),
     Fault(
         "hash of what is reused not compared",
@@ -38,6 +40,7 @@ SERVER_FAULTS = (
         "8",
         (Edit("core/session.py", "    if epoch == current.epoch:\n", "    if epoch:\n"),),
         (RECEIVE,),
+        also=(HOSTILE_CLIENT,),
     ),
     Fault(
         "a batch that was committed is committed again",
@@ -173,6 +176,7 @@ SERVER_FAULTS = (
         "7",
         (Edit("core/paths.py", '(b"", b".", b"..")', '(b"",)'),),
         ("tests/core/test_paths.py",),
+        also=(HOSTILE_CLIENT,),
     ),
     Fault(
         "a payload may unpack to more than it announces",
@@ -247,5 +251,79 @@ SERVER_FAULTS = (
             ),
         ),
         ("tests/server/test_drift.py",),
+    ),
+    Fault(
+        "a chunk announced with two sizes",
+        "4",
+        (
+            Edit(
+                "server/stage.py",
+                "            if batch.sizes.setdefault(chunk.id, chunk.size) != chunk.size:",
+                "            if batch.sizes.setdefault(chunk.id, chunk.size) < 0:",
+            ),
+        ),
+        (f"{STAGE}::test_a_chunk_is_announced_with_one_size_only",),
+    ),
+    Fault(
+        "bodies are unpacked unasked",
+        "14a",
+        (
+            Edit(
+                "server/routes.py",
+                '                "auto_decompress": False,\n',
+                '                "auto_decompress": True,\n',
+            ),
+        ),
+        ("tests/hostile/test_clients.py::test_a_body_in_a_content_encoding",),
+    ),
+    Fault(
+        "a frame of any size",
+        "14",
+        (
+            Edit(
+                "protocol.py",
+                "    if size_bytes > limit or packed_bytes > size_bytes or",
+                "    if packed_bytes > size_bytes or",
+            ),
+        ),
+        (f"{WIRE}::test_sizes_over_a_limit",),
+    ),
+    Fault(
+        "more than permission bits",
+        "7",
+        (
+            Edit(
+                "server/validate.py",
+                "    if mode & ~PERMISSION_BITS or mode < 0:",
+                "    if mode < 0:",
+            ),
+        ),
+        (WIRE,),
+    ),
+    Fault(
+        "paths are taken as they come",
+        "7",
+        (
+            Edit(
+                "core/paths.py",
+                "    return path if path == ROOT_PATH else check_path(path)",
+                "    return path",
+            ),
+            Edit("server/validate.py", "    check_path(change.path)\n    if", "    if"),
+        ),
+        (WIRE,),
+        also=(HOSTILE_CLIENT,),
+    ),
+    Fault(
+        "the token is not asked for",
+        "15",
+        (
+            Edit(
+                "server/routes.py",
+                "            refusal = await self.admission.refusal(request)\n",
+                "            refusal = None\n",
+            ),
+        ),
+        (f"{WIRE}::test_every_request_needs_the_token",),
     ),
 )

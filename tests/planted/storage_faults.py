@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from tests.planted.fault import Edit, Fault
+from tests.planted.suites import KILLS, POWER_CUTS, SIMULATION, SWAPPED_SYMLINKS
 
 RECOVERY = "tests/server/test_recovery.py"
 COMMIT = "tests/server/test_commit.py"
 RECORD = "                    work.add_intents(steps)\n"
 SAVE = "                    work.save_session("
 TREE = "tests/storage/test_tree.py"
+DESTINATION = "tests/storage/test_destination.py"
 
 DURABLE = "tests/e2e/test_durable.py"
 
@@ -18,6 +20,10 @@ STORAGE_FAULTS = (
         "2",
         (Edit("storage/staging.py", "            sync_file(fd)\n", "            pass\n"),),
         (DURABLE,),
+        also=(
+            SIMULATION,
+            POWER_CUTS,
+        ),
     ),
     Fault(
         "content of many files not synced",
@@ -30,12 +36,20 @@ STORAGE_FAULTS = (
             ),
         ),
         (DURABLE,),
+        also=(
+            SIMULATION,
+            POWER_CUTS,
+        ),
     ),
     Fault(
         "the index is not durable",
         "2",
         (Edit("storage/index.py", "synchronous=FULL", "synchronous=OFF"),),
         (DURABLE,),
+        also=(
+            SIMULATION,
+            POWER_CUTS,
+        ),
     ),
     Fault(
         "listings share their place in a folder",
@@ -60,12 +74,17 @@ STORAGE_FAULTS = (
             ),
         ),
         (f"{COMMIT}::test_any_changes_do_what_they_say",),
+        also=(
+            SIMULATION,
+            KILLS,
+        ),
     ),
     Fault(
         "intents not recorded",
         "2",
         (Edit("server/commit.py", f"{RECORD}{SAVE}", SAVE),),
         (RECOVERY,),
+        also=(SIMULATION,),
     ),
     Fault(
         "steps before their record",
@@ -95,6 +114,7 @@ STORAGE_FAULTS = (
             ),
         ),
         (RECOVERY,),
+        also=(SIMULATION,),
     ),
     Fault(
         "recovery believes a name, not the inode",
@@ -107,6 +127,7 @@ STORAGE_FAULTS = (
             ),
         ),
         (RECOVERY,),
+        also=(SIMULATION,),
     ),
     Fault(
         "a rename that overwrites",
@@ -137,6 +158,7 @@ STORAGE_FAULTS = (
         "5",
         (Edit("system/attributes.py", "            os.chmod(itself, mode)\n", ""),),
         (f"{COMMIT}::test_any_changes_do_what_they_say",),
+        also=(SIMULATION,),
     ),
     Fault(
         "directories opened through symlinks",
@@ -149,6 +171,7 @@ STORAGE_FAULTS = (
             ),
         ),
         (f"{TREE}::test_nothing_is_written_through_a_directory_swapped_for_a_symlink",),
+        also=(SWAPPED_SYMLINKS,),
     ),
     Fault(
         "attributes given through symlinks",
@@ -190,7 +213,7 @@ STORAGE_FAULTS = (
         "a destination served twice",
         "13",
         (Edit("storage/destination.py", "    lock.acquire()\n", ""),),
-        ("tests/e2e/test_usage.py::test_a_second_server_on_a_destination",),
+        (f"{DESTINATION}::test_one_has_it_at_a_time",),
     ),
     Fault(
         "a destination that moved away is written to",
@@ -202,7 +225,7 @@ STORAGE_FAULTS = (
                 "            if False:",
             ),
         ),
-        ("tests/e2e/test_drift.py::test_a_destination_that_is_taken_away_ends_the_server",),
+        (f"{DESTINATION}::test_a_part_of_it_that_was_swapped_is_noticed",),
     ),
     Fault(
         "an index in doubt is written on",
@@ -215,5 +238,80 @@ STORAGE_FAULTS = (
         "17",
         (Edit("server/commit.py", "            self._sync_failed = True\n", ""),),
         ("tests/server/test_failing_disk.py",),
+    ),
+    Fault(
+        "steps forgotten before they are durable",
+        "2",
+        (
+            Edit(
+                "server/commit.py", "            self._staging.flush_all()\n", "            pass\n"
+            ),
+        ),
+        (SIMULATION,),
+    ),
+    Fault(
+        "folders that lead to the index not synced",
+        "2",
+        (
+            Edit(
+                "storage/destination.py",
+                "        for fd in (self._fds[3], self._fds[0]):\n            sync_file(fd)\n",
+                "",
+            ),
+        ),
+        (SIMULATION,),
+    ),
+    Fault(
+        "a log that may not be on the disk is gone on with",
+        "2",
+        (Edit("storage/index.py", "        _empty_log(engine, path)\n", ""),),
+        ("tests/storage/test_index.py",),
+        also=(SIMULATION,),
+    ),
+    Fault(
+        "tables without their roots",
+        "2",
+        (
+            Edit(
+                "storage/index.py",
+                "            _run_migrations(connection)\n"
+                "        # An error in between may have left the tables without them.\n",
+                "            _run_migrations(connection)\n    ",
+            ),
+        ),
+        ("tests/storage/test_index.py",),
+    ),
+    Fault(
+        "what a recovery found is not read again",
+        "18",
+        (
+            Edit(
+                "storage/recovery.py",
+                "        unread = [(node, inode, UNREAD_CTIME_NS) for"
+                " node, inode, _ in self._identities.values()]\n",
+                "        unread = list(self._identities.values())\n",
+            ),
+        ),
+        ("tests/server/test_drift.py::test_an_edit_before_recovery_is_found",),
+    ),
+    Fault(
+        "what was decided is thrown away",
+        "2",
+        (Edit("server/commit.py", "batch.is_decided = True", "batch.is_decided = False"),),
+        (f"{RECOVERY}::test_a_disk_that_refuses_the_steps_loses_nothing",),
+    ),
+    Fault(
+        "leftovers in staging are kept",
+        "12",
+        (
+            Edit(
+                "server/receive.py",
+                "        await self._pending.in_commit_thread(self._committer.discard_leftovers)\n",
+                "",
+            ),
+        ),
+        (
+            "tests/server/test_receive.py::test_what_was_staged_for_no_commit_goes_at_the_next_start",
+        ),
     ),
 )

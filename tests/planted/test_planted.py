@@ -21,7 +21,7 @@ def test_a_fault_fits_the_source(fault: Fault) -> None:
         assert count == 1, edit
         assert edit.before != edit.after
         compile(text.replace(edit.before, edit.after), edit.file, "exec", dont_inherit=True)
-    for test in fault.tests:
+    for test in (*fault.tests, *fault.also):
         file, _, name = test.partition("::")
         found = (ROOT / file).read_text("utf-8")
         assert f"def {name.partition('[')[0]}(" in found or not name, test

@@ -259,6 +259,24 @@ async def test_an_upload_goes_on_after_a_restart(scratch: Path) -> None:
         assert chunks_of((scratch / "f").read_bytes()) == chunks
 
 
+async def test_what_was_staged_for_no_commit_goes_at_the_next_start(scratch: Path) -> None:
+    """It would take room for good; what an upload has brought stays."""
+    data, other = os.urandom(200_000), os.urandom(200_000)
+    part = ChunkFrame(chunks_of(data)[:3], data[:120_000])
+    other_part = ChunkFrame(chunks_of(other)[:3], other[:120_000])
+    staging = scratch / ".twinfold" / "staging"
+    async with serving(scratch) as service:
+        session = await service.open_as(b"c")
+        await service.send(session, 1, Batch([extend(b"u" * 16, data, 0, 3)]), part)
+        kept = service.rig.staging.names()
+        answer = await service.send(session, 2, Batch([put(b"f", other)]), other_part)
+        assert len(answer.missing) == 2
+        [half] = set(service.rig.staging.names()) - set(kept)
+        os.link(staging / os.fsdecode(half), staging / "left by a kill")
+    async with serving(scratch) as service:
+        assert service.rig.staging.names() == kept
+
+
 async def test_a_lost_upload_is_told_to_the_client(scratch: Path) -> None:
     """The client begins anew; no zeros stand in for what was lost."""
     data = os.urandom(80_000)

@@ -8,6 +8,7 @@ time that one waits for.
 from __future__ import annotations
 
 import random
+import sys
 import threading
 import traceback
 from _thread import allocate_lock, start_new_thread
@@ -117,6 +118,8 @@ class Scheduler:
         thread = self._add(name, process)
 
         def run() -> None:
+            # What `threading.Thread` does for whoever measures or debugs.
+            sys.settrace(threading.gettrace())
             self._by_ident[threading.get_ident()] = thread
             thread.gate.acquire()
             try:

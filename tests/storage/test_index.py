@@ -77,6 +77,21 @@ def new_ids(index: SqlIndex, count: int) -> list[int]:
         return [work.new_id() for _ in range(count)]
 
 
+def test_tables_without_their_roots_get_them(tmp_path: Path) -> None:
+    """The disk may fail between the two, the first time that an index is made."""
+    open_index(tmp_path / "index.sqlite").close()
+    with sqlite3.connect(tmp_path / "index.sqlite") as made:
+        for table in ("nodes", "counters", "sessions"):
+            made.execute(f"DELETE FROM {table}")
+    made.close()
+    index = open_index(tmp_path / "index.sqlite")
+    assert not index.is_surveyed
+    with index.transaction() as work:
+        work.save(file_node(work.new_id(), TREE, b"f"), moved=True)
+    assert index.count_entries() == 1
+    index.close()
+
+
 def test_a_transaction_that_fails_leaves_nothing(tmp_path: Path) -> None:
     """Nodes, places, intents and the session are written together or not at all."""
     index = open_index(tmp_path / "index.sqlite")
