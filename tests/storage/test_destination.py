@@ -7,6 +7,7 @@ import sys
 assert sys.platform != "win32"
 
 import os
+import resource
 import sqlite3
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 
 from twinfold.errors import DestinationError, LockedError
 from twinfold.storage.destination import Destination, open_destination
+from twinfold.system.locks import FolderLock
 
 
 def open_at(path: Path) -> Destination:
@@ -27,6 +29,33 @@ def test_one_has_it_at_a_time(tmp_path: Path) -> None:
         open_at(tmp_path)
     first.close()
     open_at(tmp_path).close()
+
+
+def test_a_folder_that_is_made_survives_a_power_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each folder that gets a new one is synced."""
+    synced: list[int] = []
+
+    def sync(fd: int) -> None:
+        synced.append(os.fstat(fd).st_ino)
+        os.fsync(fd)
+
+    monkeypatch.setattr("twinfold.storage.destination.sync_file", sync)
+    open_at(tmp_path / "a" / "b" / "c").close()
+    made_in = [tmp_path, tmp_path / "a", tmp_path / "a" / "b", tmp_path / "a" / "b" / "c"]
+    assert {folder.stat().st_ino for folder in made_in} <= set(synced)
+
+
+def test_a_lock_needs_no_room(tmp_path: Path) -> None:
+    """Who comes second is kept away, even if it cannot be said by whom."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    try:
+        with FolderLock(tmp_path / "lock", "it"), pytest.raises(LockedError, match="unknown"):
+            FolderLock(tmp_path / "lock", "it").acquire()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b'{"format": 1}', b"\xff\xfe"])

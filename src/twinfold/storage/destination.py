@@ -117,7 +117,7 @@ def open_destination(path: bytes, *, adopt: bool) -> Destination:
     """
     own = Path(os.fsdecode(path)) / os.fsdecode(RESERVED_ROOT_NAME)
     try:
-        os.makedirs(path, exist_ok=True)
+        _make_folder(path)
         foreign = not (own / "server.json").exists() and any(
             name != RESERVED_ROOT_NAME for name in os.listdir(path)
         )
@@ -138,6 +138,20 @@ def open_destination(path: bytes, *, adopt: bool) -> Destination:
     except BaseException:
         lock.release()
         raise
+
+
+def _make_folder(path: bytes) -> None:
+    """Make a folder, if it is missing, in such a way that no power cut takes it back."""
+    if os.path.isdir(path):
+        return
+    above = os.path.dirname(os.path.abspath(path))
+    _make_folder(above)
+    os.mkdir(path)
+    fd = os.open(above, _DIRECTORY & ~os.O_NOFOLLOW)
+    try:
+        sync_file(fd)
+    finally:
+        os.close(fd)
 
 
 def _open_or_replace_index(own: Path) -> SqlIndex:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -43,9 +44,11 @@ class FolderLock:
             owner = _read_owner(self._path)
             os.close(fd)
             raise LockedError(f"{self._subject} by process {owner}; end that one first") from error
-        os.ftruncate(fd, 0)
-        os.write(fd, b"%d\n" % os.getpid())
         self._fd = fd
+        with contextlib.suppress(OSError):
+            # It is for the message only, and a full disk has no room for it.
+            os.ftruncate(fd, 0)
+            os.write(fd, b"%d\n" % os.getpid())
 
     def release(self) -> None:
         """Give the lock back; without effect if it is not held."""
