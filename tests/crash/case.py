@@ -188,9 +188,9 @@ class Session:
     def _judge_end(self, side: str, running: Running, source: Tree) -> None:
         """A side has ended: only where it was broken, as it should, with the tree as it should."""
         code, told = running.wait_exit(), running.errors
-        self._note_gave_way(running)
         if side in self._traps:
             self._arm(side)
+        self._note_told(running)
         site = self._befell.pop(side, None)
         assert site is not None, f"the {side} ended by itself: {running.describe()}"
         assert "Traceback" not in told, told
@@ -231,7 +231,12 @@ class Session:
                 assert running is not None
                 running.process.kill()
 
-    def _note_gave_way(self, running: Running) -> None:
+    def _note_told(self, running: Running) -> None:
+        """Take in what a side that has ended has said."""
+        if all(site.fault == KILL for site in self.struck):
+            texts = [str(event["text"]) for event in running.events("message")]
+            drift = [text for text in texts if "by something else" in text]
+            assert not drift, f"what a kill left behind is taken for drift: {drift}"
         # Refused for want of room, content is offered again, and old content makes room for it.
         self._gave_way += sum(event["entries"] for event in running.events("attic_gave_way"))
 
@@ -246,7 +251,7 @@ class Session:
             if not self._end(running):
                 self._stopped.add(side)
                 assert "Traceback" not in running.errors, running.errors
-                self._note_gave_way(running)
+                self._note_told(running)
         return self._stopped == set(SIDES)
 
     def _end(self, running: Running) -> int:

@@ -171,7 +171,7 @@ def _report(reports: dict[int, int]) -> None:
 
 def _be_born(wanted: dict[str, Any], fds: list[int]) -> NoReturn:
     """Be the new process to its end."""
-    code = 70
+    code = 1
     try:
         out, err, report, channel = fds
         os.close(report)

@@ -17,11 +17,13 @@ from tests.crash.site import KILL, READING, SIDES, Site, errors_of
 Counts = Mapping[tuple[str, str], Mapping[str, int]]
 """For each stage and side: how often it makes each call, if nothing breaks it."""
 
+_Pool = dict[tuple[str, str], list[Site]]
+
 _AGAIN_CALLS = ("pwrite64", "renameat2", "fdatasync", "utimensat", "linkat", "unlink", "openat")
 _AGAIN = 0.2
 _BOTH_SIDES = 0.5
 _LASTING = 0.4
-_ERRORS_AMONG = 0.3
+_SESSIONS_OF_ERRORS = 0.5
 _MOST_TRIES = 3
 _SCRIPT_SEEDS = 1_000
 
@@ -41,8 +43,8 @@ class Places:
     def __init__(self, counts: Counts, seed: int) -> None:
         self._counts = counts
         self._random = random.Random(seed)
-        self._kills: dict[tuple[str, str], list[Site]] = {}
-        self._errors: dict[tuple[str, str], list[Site]] = {}
+        self._kills: _Pool = {}
+        self._errors: _Pool = {}
         self._tries: Counter[Site] = Counter()
         self._reached: set[Site] = set()
         self.passes = 0
@@ -57,12 +59,15 @@ class Places:
             self.passes += 1
             self._fill()
         sites: list[Site] = []
+        pools = [self._kills, self._errors]
+        if self._random.random() < _SESSIONS_OF_ERRORS:
+            pools.reverse()
         for stage in self._stages():
             sides = sorted(SIDES, key=lambda side: -self._left(stage, side))
             if self._random.random() > _BOTH_SIDES and self._random.random() < 0.8:
                 sides = sides[:1]
             for side in sides:
-                sites += self._take(stage, side)
+                sites += self._take(pools, stage, side)
         return Case(self._random.randrange(_SCRIPT_SEEDS), tuple(sites))
 
     def learn(self, case: Case, struck: Sequence[Site]) -> None:
@@ -109,10 +114,9 @@ class Places:
     def _left(self, stage: str, side: str) -> int:
         return len(self._kills[stage, side]) + len(self._errors[stage, side])
 
-    def _take(self, stage: str, side: str) -> Iterator[Site]:
-        kills, errors = self._kills[stage, side], self._errors[stage, side]
-        pools = [errors, kills] if self._random.random() < _ERRORS_AMONG else [kills, errors]
-        pool = pools[0] or pools[1]
+    def _take(self, pools: Sequence[_Pool], stage: str, side: str) -> Iterator[Site]:
+        """Yield a site from the first of the pools that has one; maybe one for the next start."""
+        pool = pools[0][stage, side] or pools[1][stage, side]
         if not pool:
             return
         site = pool.pop()
@@ -128,7 +132,7 @@ class Places:
         return site._replace(fault="error", lasting=False)
 
 
-def _all(pools: Mapping[tuple[str, str], list[Site]]) -> Iterator[Site]:
+def _all(pools: _Pool) -> Iterator[Site]:
     for pool in pools.values():
         yield from pool
 

@@ -1,4 +1,4 @@
-"""The part ``hostile`` of a torture run: hostile clients, hostile servers, symlink races."""
+"""The part ``hostile`` of a torture run: peers, files, floods and symlinks that mean ill."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from tests.hostile import clients, races, servers
+from tests.hostile import clients, floods, races, servers, stored
 from tests.torture.outcome import Failure, Outcome
 
 SHARE: float | None = 15.0
 
 _RACE_S = 20.0
+_FLOOD_S = 20.0
 _ATTACK_S = 60.0
 _ROUNDS = 4
-KINDS = ("client", "server", "race", "reading")
+KINDS = ("client", "server", "files", "floods", "race", "reading")
 
 
 def run(seed: int, seconds: float, work: Path) -> Outcome:
@@ -28,7 +29,7 @@ def run(seed: int, seconds: float, work: Path) -> Outcome:
     failures: list[Failure] = []
     number = 0
     while not number or time.monotonic() < until_s:
-        for name in KINDS if races.is_possible() else KINDS[:2]:
+        for name in KINDS if races.is_possible() else KINDS[:4]:
             left_s = until_s - time.monotonic()
             if number and left_s < 0:
                 break
@@ -44,6 +45,10 @@ def _act(name: str, seed: int, seconds: float, base: Path) -> tuple[Counter[str]
         return clients.attack(seed, min(seconds, _ATTACK_S), base)
     if name == "server":
         return servers.mislead(seed, min(seconds, _ATTACK_S), base)
+    if name == "files":
+        return stored.spoil(seed, min(seconds, _ATTACK_S), base)
+    if name == "floods":
+        return floods.floods(seed, min(seconds, _FLOOD_S), base)
     if name == "race":
         return races.race(seed, min(seconds, _RACE_S), base)
     return races.watch_client(seed, _ROUNDS, base)

@@ -141,7 +141,7 @@ SERVER_FAULTS = (
         (
             Edit(
                 "server/admission.py",
-                "        if len(self._strangers) > MOST_STRANGERS:",
+                "        if len(self._strangers) > self._most_strangers:",
                 "        if len(self._strangers) < 0:",
             ),
         ),

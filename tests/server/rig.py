@@ -35,6 +35,7 @@ from twinfold.storage.interface import (
     Staging,
     Step,
 )
+from twinfold.storage.soundness import unsound
 
 PIECE_BYTES = 40_000
 
@@ -174,7 +175,10 @@ class Rig:
         for file in self.stager._files.values():
             file.close()
         self.stager._files.clear()
+        with self.index._engine.connect() as connection:
+            told = unsound(connection)
         self.destination.close()
+        assert not told, told
 
     def stage(
         self, changes: Sequence[Change], contents: Iterable[bytes] = (), *, ahead: int = 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
+import sys
 import time
 from collections.abc import Callable
 
@@ -17,6 +18,9 @@ from aiohttp import http_exceptions, web
 from twinfold.core.wrong_tokens import WrongTokens
 
 MOST_STRANGERS = 256
+STRANGERS_PART = 4
+"""Strangers get no more than a quarter of the descriptors that this process may have."""
+
 MOST_WAITING = 32
 """Answers to wrong tokens that may wait at once; beyond it they are told to come back."""
 
@@ -24,6 +28,9 @@ IDLE_TIMEOUT_S = 60.0
 """A connection without a whole request for this long is closed."""
 
 _THEIRS = (http_exceptions.HttpProcessingError, web.RequestPayloadError, ConnectionResetError)
+
+_CUT_OFF = "Connection closed."
+"""The text of the RuntimeError that aiohttp has for a body whose connection was closed here."""
 
 MAX_HEADERS = 32
 MAX_HEADER_BYTES = 4_096
@@ -38,12 +45,13 @@ class Admission:
         self._waiting = 0
         self._closing = asyncio.Event()
         self._strangers: dict[web.RequestHandler, None] = {}
+        self._most_strangers = _most_strangers()
 
     def meet(self, make: Callable[[], web.RequestHandler]) -> web.RequestHandler:
         """Return the handler of a new connection: a stranger."""
         handler = make()
         self._strangers[handler] = None
-        if len(self._strangers) > MOST_STRANGERS:
+        if len(self._strangers) > self._most_strangers:
             oldest = next(iter(self._strangers))
             del self._strangers[oldest]
             # Without a transport it has ended, or is still in its handshake, which has a limit
@@ -79,6 +87,17 @@ class Admission:
         self._closing.set()
 
 
+def _most_strangers() -> int:
+    if sys.platform == "win32":
+        return MOST_STRANGERS
+    import resource
+
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if descriptors == resource.RLIM_INFINITY:
+        return MOST_STRANGERS
+    return max(1, min(MOST_STRANGERS, descriptors // STRANGERS_PART))
+
+
 def quiet_logger() -> logging.Logger:
     """Return a logger that shows our own errors, not what others send or break off."""
     logger = logging.getLogger("twinfold.server")
@@ -88,4 +107,4 @@ def quiet_logger() -> logging.Logger:
 
 def _is_ours(record: logging.LogRecord) -> bool:
     error = record.exc_info[1] if record.exc_info else None
-    return not isinstance(error, _THEIRS)
+    return not isinstance(error, _THEIRS) and str(error) != _CUT_OFF

@@ -16,6 +16,7 @@ import sys
 assert sys.platform != "win32"
 
 import os
+import re
 import secrets
 import time
 from pathlib import Path
@@ -188,8 +189,14 @@ def _load_identity(path: bytes, own: Path) -> Identity:
         return identity
     try:
         identity = msgspec.json.decode(file.read_bytes(), type=Identity)
-    except (OSError, msgspec.MsgspecError) as error:
-        raise DestinationError(f"cannot read {display(os.fsencode(file))}: {error}") from error
+        bytes.fromhex(identity.id)
+        if not re.fullmatch(r"[!-~]{1,1000}", identity.token):
+            raise ValueError("its token cannot be one")
+    except (OSError, ValueError, msgspec.MsgspecError) as error:
+        raise DestinationError(
+            f"cannot read {display(os.fsencode(file))}: {error}; remove it to have the server make"
+            " a new one, with a new invite (then start it once with --adopt)"
+        ) from error
     if identity.format > FORMAT_VERSION:
         raise FormatError(
             f"{display(path)} was written by a newer twinfold (format {identity.format}); "

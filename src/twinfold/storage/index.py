@@ -47,6 +47,7 @@ from twinfold.storage.interface import (
     Place,
     Step,
 )
+from twinfold.storage.soundness import unsound
 from twinfold.storage.sqlite_errors import DISK_ERRORS, code_of, unreadable
 from twinfold.storage.statements import PREFIXES_A_QUERY, Statements
 from twinfold.storage.transaction import SESSION_FOLDER, SqlTransaction, node_of
@@ -121,9 +122,15 @@ def _migrate(engine: Engine, path: Path) -> None:
 
 
 def _check_pages(engine: Engine, path: Path) -> None:
-    """Read all of the index once, so that damage in its middle is not met later."""
+    """Read all of the index once, so that damage in its middle is not met later.
+
+    Raises:
+        DamagedIndexError: it cannot be as it is.
+    """
     with engine.connect() as connection:
         found = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()
+        if found == "ok":
+            found = unsound(connection) or "ok"
     if found != "ok":
         engine.dispose()
         raise DamagedIndexError(f"the index {path} is damaged: {found}")
@@ -146,11 +153,15 @@ def _empty_log(engine: Engine, path: Path) -> None:
 def _run_migrations(connection: Connection) -> None:
     from alembic import command
     from alembic.config import Config
+    from alembic.util import CommandError
 
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    try:
+        command.upgrade(config, "head")
+    except CommandError as error:
+        raise DamagedIndexError(f"the index is of no version that there was: {error}") from error
 
 
 def _add_roots(connection: Connection) -> None:

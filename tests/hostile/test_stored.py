@@ -1,0 +1,93 @@
+"""Whatever a side finds in its own files, it ends with a line or goes on; nothing is lost."""
+
+from __future__ import annotations
+
+import sys
+
+assert sys.platform == "linux"
+
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.fixtures import pair as pair
+from tests.e2e.harness import Pair
+from tests.hostile import stored
+
+pytestmark = pytest.mark.process
+
+SEED = 1
+CASES = 6
+
+
+def test_spoilt_files(tmp_path: Path) -> None:
+    """The seed and the number of cases do it again."""
+    counts, failures = stored.spoil(SEED, 60.0, tmp_path / "work", CASES)
+    print(f"seed {SEED}:", dict(counts))
+    assert not failures, f"{failures[0].replay}\n{failures[0].told}"
+
+
+def unknown_version(index: sqlite3.Connection) -> None:
+    index.execute("UPDATE alembic_version SET version_num = '0000'")
+
+
+def steps_of_another_type(index: sqlite3.Connection) -> None:
+    index.execute("INSERT INTO intents (number, steps) VALUES (999, 5)")
+
+
+def stranger_in_the_attic(index: sqlite3.Connection) -> None:
+    index.execute("INSERT INTO attic (node, removed_ns, path) VALUES (100000, 0, x'61')")
+
+
+def orphan(index: sqlite3.Connection) -> None:
+    index.execute("UPDATE nodes SET parent = 100000 WHERE id > 3 AND kind = 1")
+
+
+def taken_number(index: sqlite3.Connection) -> None:
+    index.execute("UPDATE counters SET value = 4")
+
+
+@pytest.mark.parametrize(
+    "spoil", [unknown_version, steps_of_another_type, stranger_in_the_attic, orphan, taken_number]
+)
+def test_an_index_that_says_what_cannot_be(
+    pair: Pair, spoil: Callable[[sqlite3.Connection], None]
+) -> None:
+    """Its pages are whole, so it opens; it is set aside, and made anew from the files."""
+    (pair.source / "file").write_bytes(b"file")
+    pair.start_server()
+    pair.sync()
+    pair.server.terminate()
+    own = pair.dest / ".twinfold"
+    with closing(sqlite3.connect(own / "index.sqlite")) as index, index:
+        spoil(index)
+    pair.restart_server()
+    (pair.source / "other").write_bytes(b"other")
+    pair.sync()
+    assert list(own.glob("damaged-*.sqlite"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"\xff\xd9",
+        b"",
+        b"{}",
+        b'{"format":1,"id":"zz","token":"t"}',
+        b'{"format":1,"id":"","token":" "}',
+    ],
+)
+def test_an_identity_that_cannot_be_read(pair: Pair, text: bytes) -> None:
+    """One line says which file it is and what to do."""
+    pair.start_server()
+    pair.server.terminate()
+    (pair.dest / ".twinfold" / "server.json").write_bytes(text)
+    with pytest.raises(AssertionError):
+        pair.restart_server()
+    assert pair.server.wait_exit() == 1
+    (line,) = pair.server.errors.splitlines()
+    assert "server.json" in line
+    assert "--adopt" in line
