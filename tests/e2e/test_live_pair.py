@@ -34,7 +34,7 @@ def test_the_sources_own_attributes_follow(pair: Pair) -> None:
 def test_events_that_found_no_room_are_made_up_for(pair: Pair) -> None:
     """A client that was held up while more changed than its queue has room for misses nothing."""
     if sys.platform != "linux":
-        pytest.skip("the queue of inotify")
+        pytest.skip("the queue is inotify's")
     one, two = pair.source / "one", pair.source / "two"
     one.write_bytes(b"one")
     pair.start()

@@ -20,10 +20,7 @@ STORAGE_FAULTS = (
         "2",
         (Edit("storage/staging.py", "            sync_file(fd)\n", "            pass\n"),),
         (DURABLE,),
-        also=(
-            SIMULATION,
-            POWER_CUTS,
-        ),
+        also=(SIMULATION,),
     ),
     Fault(
         "content of many files not synced",

@@ -161,4 +161,6 @@ def live_session(
         pair.client.terminate()
         pair.server.kill()
         if state_on_disk:
+            # A client that was too slow to begin has none yet.
+            pair.client_state.mkdir(exist_ok=True)
             shutil.copytree(pair.client_state, work / "client-state", ignore=SOCKETS)

@@ -11,6 +11,7 @@ assert sys.platform != "win32"
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,17 @@ def test_the_server_lists_what_came_since_it_started(folder: Path) -> None:
             assert sorted(rig.staging.names()) == listed
 
 
+@contextmanager
+def switching_often() -> Iterator[None]:
+    """Let threads come between each other even where there is little time for it."""
+    before_s = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before_s)
+
+
 def test_threads_do_not_take_names_from_each_other(folder: Path) -> None:
     """A check for drift and the attic's collector may list the same folder at once."""
     with Rig(folder / "dest") as rig:
@@ -54,8 +66,8 @@ def test_threads_do_not_take_names_from_each_other(folder: Path) -> None:
         def look(_: int) -> int:
             return len(rig.forest.look(TREE, []).children)
 
-        with ThreadPoolExecutor(2) as threads:
-            assert set(threads.map(look, range(20))) == {2_000}
+        with switching_often(), ThreadPoolExecutor(4) as threads:
+            assert set(threads.map(look, range(80))) == {2_000}
 
 
 def test_what_a_recovery_puts_into_the_attic_stays_known(folder: Path) -> None:
