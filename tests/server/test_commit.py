@@ -7,7 +7,7 @@ import sys
 assert sys.platform != "win32"
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -22,12 +22,21 @@ from tests.server.forest_model import (
     all_contents,
     changes_of,
 )
-from tests.server.rig import Rig, chunks_of, cut, put, staged_names
+from tests.server.rig import (
+    ForestWrapper,
+    Rig,
+    chunks_of,
+    cut,
+    extend,
+    put,
+    put_upload,
+    staged_names,
+)
 from twinfold.errors import LostPlaceError
 from twinfold.model import Change, Delete, MakeDirectory, MakeSymlink, Move, SetAttributes
 from twinfold.protocol import Refusal
 from twinfold.server.staged import StagedBatch
-from twinfold.storage.interface import TREE
+from twinfold.storage.interface import TREE, Location, Performed, Step
 
 
 def stage_small(rig: Rig, changes: list[Change], ahead: int) -> StagedBatch:
@@ -306,6 +315,30 @@ def test_a_file_put_twice_into_a_new_directory(tmp_path: Path) -> None:
             rig.apply([MakeDirectory(b"d", 0o755, 1), *puts], pieces_of(contents))
             assert rig.tree()[b"d/f"][1] == contents[1]
             assert rig.attic() == {contents[0]: 1}
+
+
+@pytest.mark.parametrize("first", ["upload", "directory", "symlink"])
+def test_what_stood_at_a_path_before_in_the_same_batch(tmp_path: Path, first: str) -> None:
+    """A file that comes to a path of a new directory after something else is staged by itself."""
+    failures: list[bool] = []
+
+    class Counting(ForestWrapper):
+        def perform(
+            self, steps: Sequence[Step], locate: Callable[[int], Location | None], *, again: bool
+        ) -> Performed:
+            failures.append(again)
+            return self.forest.perform(steps, locate, again=again)
+
+    upload = b"u" * 16
+    before: dict[str, list[Change]] = {
+        "upload": [extend(upload, b"1", 0, 1), put_upload(b"d/f", b"1", upload)],
+        "directory": [MakeDirectory(b"d/f", 0o755, 1)],
+        "symlink": [MakeSymlink(b"d/f", b"nowhere")],
+    }
+    with Rig(tmp_path, Counting) as rig:
+        rig.apply([MakeDirectory(b"d", 0o755, 1), *before[first], put(b"d/f", b"2")], [b"1", b"2"])
+        assert rig.tree()[b"d/f"][1] == b"2"
+        assert failures == [False]
 
 
 def pieces_of(contents: list[bytes]) -> list[bytes]:

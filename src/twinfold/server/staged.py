@@ -140,18 +140,21 @@ class StagedBatch:
 def assign_directories(batch: StagedBatch) -> None:
     """Name the new directories that new files can be staged in, under their own names.
 
-    They need no step of their own then. Not where the batch moves or deletes something: it
-    may be the directory.
+    They need no step of their own then. Not where the batch moves or deletes something, which
+    may be the directory, nor where it brings something else to the same path before.
     """
     if any(isinstance(staged.change, Move | Delete) for staged in batch.changes):
         return
     made: dict[bytes, StagedChange] = {}
+    taken: set[bytes] = set()
     for staged in batch.changes:
         change = staged.change
         if isinstance(change, MakeDirectory):
             made[change.path] = staged
-        elif isinstance(change, PutFile):
+        elif isinstance(change, PutFile) and change.path not in taken:
             staged.directory = made.get(split(change.path)[0])
+        if isinstance(change, MakeDirectory | MakeSymlink | PutFile):
+            taken.add(change.path)
 
 
 def upload_name(upload: bytes) -> bytes:
