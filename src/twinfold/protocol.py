@@ -190,7 +190,25 @@ _Message = TypeVar("_Message")
 _CHUNK_LIST = list[Chunk]
 _ENTRY_LIST = list[Entry]
 _encoder = msgspec.msgpack.Encoder()
-_decoders: dict[Any, msgspec.msgpack.Decoder[Any]] = {}
+_KINDS = (
+    Hello,
+    OpenSession,
+    Session,
+    Batch,
+    BatchAnswer,
+    Events,
+    Progress,
+    list[Difference],
+    ErrorAnswer,
+    Natural,
+    _CHUNK_LIST,
+    _ENTRY_LIST,
+)
+# Made before there are threads: msgspec prepares a type at its first use, and another thread
+# that uses it meanwhile brings the process down.
+_DECODERS: dict[Any, msgspec.msgpack.Decoder[Any]] = {
+    kind: msgspec.msgpack.Decoder(kind) for kind in _KINDS
+}
 
 
 def encode(message: msgspec.Struct | Sequence[Any] | int) -> bytes:
@@ -199,16 +217,13 @@ def encode(message: msgspec.Struct | Sequence[Any] | int) -> bytes:
 
 
 def decode(data: bytes | memoryview, kind: type[_Message]) -> _Message:
-    """Return the message in ``data``, validated against its type.
+    """Return the message in ``data``, validated against its type, one of this protocol.
 
     Raises:
         ProtocolError: the bytes are not a message of this type.
     """
-    decoder = _decoders.get(kind)
-    if decoder is None:
-        decoder = _decoders[kind] = msgspec.msgpack.Decoder(kind)
     try:
-        message: _Message = decoder.decode(data)
+        message: _Message = _DECODERS[kind].decode(data)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise ProtocolError(f"a message is not well formed: {error}") from error
     return message

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import tracemalloc
 
 import pytest
@@ -180,3 +182,32 @@ def test_answers_and_entries() -> None:
         assert protocol.decode(protocol.encode(answer), BatchAnswer) == answer
     entries = [Entry(b"\xff", Kind.SYMLINK, 0o777, 0, 1, b"", b"t")]
     assert protocol.decode_entries(protocol.encode(entries)) == entries
+
+
+FIRST_USE = """
+import sys, threading
+sys.setswitchinterval(1e-6)
+from twinfold import protocol
+data = bytes.fromhex(sys.argv[1])
+start = threading.Barrier(8)
+
+def decode():
+    start.wait()
+    for _ in range(20):
+        protocol.decode(data, protocol.Batch)
+
+threads = [threading.Thread(target=decode) for _ in range(8)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+"""
+
+
+@pytest.mark.process
+def test_the_first_batches_may_come_at_once() -> None:
+    """Several threads decode the first message of a kind: none of them meets a half-made type."""
+    batch = protocol.encode(Batch([PutFile(b"f", 0o644, 1, 1, bytes(32), [Chunk(bytes(32), 1)])]))
+    words = [sys.executable, "-c", FIRST_USE, batch.hex()]
+    for _ in range(5):
+        assert subprocess.run(words, check=False, timeout=60).returncode == 0
