@@ -326,4 +326,35 @@ SERVER_FAULTS = (
         ),
         (f"{WIRE}::test_every_request_needs_the_token",),
     ),
+    Fault(
+        "decoders are made when they are first used",
+        "8",
+        (
+            Edit("protocol.py", "for kind in _KINDS\n", "for kind in ()\n"),
+            Edit(
+                "protocol.py",
+                "_DECODERS[kind].decode(data)",
+                "msgspec.msgpack.Decoder(kind).decode(data)",
+            ),
+        ),
+        ("tests/core/test_protocol.py::test_the_first_batches_may_come_at_once",),
+    ),
+    Fault(
+        "a header waits on after its epoch",
+        "8",
+        (
+            Edit(
+                "server/receive.py",
+                "self._pending.next_number() >= number or self._index.session().epoch != epoch",
+                "self._pending.next_number() >= number",
+            ),
+        ),
+        (f"{RECEIVE}::test_a_header_that_waits_for_its_turn_ends_with_its_epoch",),
+    ),
+    Fault(
+        "output that has no room ends the mirror",
+        "17",
+        (Edit("output.py", "        if is_needed:\n            raise\n", "        raise\n"),),
+        ("tests/e2e/test_commands.py::test_a_log_without_room_does_not_stop_the_mirror",),
+    ),
 )

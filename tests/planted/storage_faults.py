@@ -311,4 +311,28 @@ STORAGE_FAULTS = (
             "tests/server/test_receive.py::test_what_was_staged_for_no_commit_goes_at_the_next_start",
         ),
     ),
+    Fault(
+        "what is swapped in during a recovery is not looked at",
+        "3",
+        (
+            Edit(
+                "storage/recovery.py",
+                "        if inode_at(staging, spare.name) == step.inode:\n",
+                "        if spare.name:\n",
+            ),
+        ),
+        ("tests/server/test_recovery.py::test_what_is_swapped_in_during_a_recovery_is_kept",),
+    ),
+    Fault(
+        "folders that are made are not synced",
+        "2",
+        (
+            Edit(
+                "storage/destination.py",
+                "    try:\n        sync_file(fd)\n    finally:",
+                "    try:\n        pass\n    finally:",
+            ),
+        ),
+        ("tests/storage/test_destination.py::test_a_folder_that_is_made_survives_a_power_cut",),
+    ),
 )
