@@ -10,6 +10,8 @@ import socket
 import threading
 from collections.abc import Callable
 
+import msgspec
+
 from tests.e2e.wire import Answer, batch_frame, chunks_frame
 from tests.hostile.attacker import Attacker, BrokenPromiseError
 from tests.hostile.folder import compared, on_disk
@@ -87,7 +89,9 @@ def strange_http(attacker: Attacker) -> None:
 
 
 def strange_session(attacker: Attacker) -> None:
-    value = decode(encode(protocol.OpenSession(1, b"x" * 16, b"y" * 16, "other", False)), dict)
+    value = msgspec.msgpack.decode(
+        encode(protocol.OpenSession(1, b"x" * 16, b"y" * 16, "other", False))
+    )
     try:
         body = encode(mutate_value(attacker.random, value))
     except (ValueError, TypeError, OverflowError):

@@ -12,6 +12,8 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
+
 from tests.e2e.harness import Pair
 from tests.e2e.trees import Node
 from tests.e2e.wire import Answer, Wire, batch_frame, chunk, chunks_frame
@@ -233,7 +235,7 @@ class Attacker:
         """One value of a change is another one: type, extreme number, strange name."""
         contents: list[bytes] = []
         changes = self.possible(contents)
-        value = decode(encode(protocol.Batch(changes)), dict)
+        value = msgspec.msgpack.decode(encode(protocol.Batch(changes)))
         try:
             packed = encode(mutate_value(self.random, value))
         except (ValueError, TypeError, OverflowError):

@@ -83,7 +83,6 @@ _MESSAGES: list[msgspec.Struct] = [
     BatchAnswer(None, [b"m" * 32], [b"b" * 32]),
     protocol.Events(7),
     protocol.Progress(1, 2),
-    protocol.Difference(b"a", ["content"]),
     protocol.ErrorAnswer("owned", "it is another's"),
 ]
 
@@ -199,6 +198,12 @@ def _messages() -> Iterator[Decoder]:
         seeds = [encode(message) for message in _MESSAGES if type(message) is kind]
         yield Decoder(f"message {kind.__name__}", read, seeds, is_packed=True)
     yield Decoder(
+        "differences",
+        lambda data: _still(protocol.decode(data, list[protocol.Difference])),
+        [encode([protocol.Difference(b"a", ["content"])])],
+        is_packed=True,
+    )
+    yield Decoder(
         "entries",
         lambda data: _again(protocol.decode_entries(data)),
         [encode([_ENTRY])],
@@ -209,6 +214,11 @@ def _messages() -> Iterator[Decoder]:
     )
 
 
+def _still(differences: list[protocol.Difference]) -> None:
+    if protocol.decode(encode(differences), list[protocol.Difference]) != differences:
+        raise BrokenPromiseError("differences do not survive another way")
+
+
 def _again(entries: list[Entry]) -> None:
     if protocol.decode_entries(encode(entries)) != entries:
         raise BrokenPromiseError("entries do not survive another way")
@@ -216,7 +226,10 @@ def _again(entries: list[Entry]) -> None:
 
 def _expand(data: bytes) -> None:
     base = [Chunk(bytes([number]) * 32, number + 1) for number in range(10)]
-    runs = protocol.decode(data, list[Run])
+    try:
+        runs = msgspec.msgpack.decode(data, type=list[Run])
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise ProtocolError(str(error)) from error
     check_changes([ExtendUpload(b"u" * 16, 0, b"b" * 32, runs)])
     content_id(expand(runs, lambda start, count: base[start : start + count]))
 

@@ -120,7 +120,7 @@ class Liar:
                 )
             else:
                 offset = 0
-                for chunk in decode(body[at + size : end], list[Chunk]):
+                for chunk in protocol.decode_chunk_list(body[at + size : end], head.size_bytes):
                     piece = bytes(payload[offset : offset + chunk.size])
                     offset += chunk.size
                     if blake3(piece).digest() != chunk.id:
