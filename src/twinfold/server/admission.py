@@ -45,13 +45,13 @@ class Admission:
         self._waiting = 0
         self._closing = asyncio.Event()
         self._strangers: dict[web.RequestHandler, None] = {}
-        self._most_strangers = _most_strangers()
+        self._most_descriptors = _most_descriptors()
 
     def meet(self, make: Callable[[], web.RequestHandler]) -> web.RequestHandler:
         """Return the handler of a new connection: a stranger."""
         handler = make()
         self._strangers[handler] = None
-        if len(self._strangers) > self._most_strangers:
+        if len(self._strangers) > min(MOST_STRANGERS, self._most_descriptors):
             oldest = next(iter(self._strangers))
             del self._strangers[oldest]
             # Without a transport it has ended, or is still in its handshake, which has a limit
@@ -87,15 +87,16 @@ class Admission:
         self._closing.set()
 
 
-def _most_strangers() -> int:
+def _most_descriptors() -> int:
+    """Return how many descriptors strangers may have, whatever their number."""
     if sys.platform == "win32":
-        return MOST_STRANGERS
+        return sys.maxsize
     import resource
 
     descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if descriptors == resource.RLIM_INFINITY:
-        return MOST_STRANGERS
-    return max(1, min(MOST_STRANGERS, descriptors // STRANGERS_PART))
+        return sys.maxsize
+    return max(1, descriptors // STRANGERS_PART)
 
 
 def quiet_logger() -> logging.Logger:

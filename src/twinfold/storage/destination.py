@@ -15,6 +15,7 @@ import sys
 
 assert sys.platform != "win32"
 
+import contextlib
 import os
 import re
 import secrets
@@ -103,7 +104,9 @@ class Destination:
         """Let go of the folder."""
         self.index.close()
         for fd in self._fds:
-            os.close(fd)
+            with contextlib.suppress(OSError):
+                # Nothing was written by these; a disk that is away has an error for each.
+                os.close(fd)
         self._lock.release()
 
 

@@ -53,7 +53,9 @@ class FolderLock:
     def release(self) -> None:
         """Give the lock back; without effect if it is not held."""
         if self._fd is not None:
-            os.close(self._fd)
+            with contextlib.suppress(OSError):
+                # The descriptor is gone whatever is said: a disk that is away says something.
+                os.close(self._fd)
             self._fd = None
 
     def __enter__(self) -> FolderLock:
