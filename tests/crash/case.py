@@ -17,18 +17,17 @@ from typing import NamedTuple
 
 from blake3 import blake3
 
+from tests.crash.asking import says_in_sync
 from tests.crash.launching import Launcher
 from tests.crash.script import Script
 from tests.crash.site import KILL, NO_ROOM, SIDES, Site
 from tests.e2e.fixtures import remove
 from tests.e2e.harness import LIMIT_S, STOP_LIMIT_S, Pair, Running
 from tests.e2e.trees import Tree, snapshot
-from twinfold.client.control import NotRunningError, ask_wait
 
 END = "end"
 """The stage in which both sides are told to stop."""
 
-_WAIT_S = 5.0
 _PAUSE_S = 0.01
 _RELIEF_AFTER_S = 0.5
 """How long a lasting error is left in place once it was seen."""
@@ -128,30 +127,13 @@ class Session:
         while True:
             assert time.monotonic() < deadline_s, self._describe()
             self._revive(source)
-            if asyncio.run(self._says_in_sync()):
+            if asyncio.run(says_in_sync(self.pair, self._relieve)):
                 break
             time.sleep(_PAUSE_S)
         found = snapshot(self.pair.dest)
         assert found == source, (self.pair.differences(), self._describe())
         self._settled = source
         self._remember(found)
-
-    async def _says_in_sync(self) -> bool:
-        """Ask until there is an answer or a side has ended."""
-        question = ask_wait(self.pair.client_state, os.fsencode(self.pair.source), _WAIT_S)
-        asking = asyncio.ensure_future(question)
-        while not asking.done():
-            await asyncio.wait([asking], timeout=_PAUSE_S)
-            self._relieve()
-            if not (self.pair.server.alive and self.pair.client.alive):
-                asking.cancel()
-                await asyncio.wait([asking])
-                return False
-        try:
-            status = asking.result()
-        except NotRunningError:
-            return False
-        return status.in_sync and not status.problems
 
     def _revive(self, source: Tree) -> None:
         """Start what does not run, a broken side at its next site."""

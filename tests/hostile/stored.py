@@ -24,6 +24,7 @@ from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
 
+from tests.crash.asking import says_in_sync
 from tests.crash.launching import Launcher
 from tests.crash.site import SIDES
 from tests.e2e.fixtures import remove
@@ -31,10 +32,8 @@ from tests.e2e.harness import LIMIT_S, STOP_LIMIT_S, Pair, Running
 from tests.e2e.trees import make_small_files, snapshot
 from tests.hostile.mutations import EXTREMES, NAMES, mutate_bytes
 from tests.torture.outcome import Failure
-from twinfold.client.control import NotRunningError, ask_wait
 
 _OTHERS: list[object] = [None, 1.5, "", "text", b"", b"\0", bytes(16), bytes(32)]
-_WAIT_S = 5.0
 _PAUSE_S = 0.01
 
 
@@ -229,24 +228,9 @@ class Stored:
                 if not running.alive:
                     self._judge(running)
                     return False
-            if asyncio.run(self._says_in_sync()):
+            if asyncio.run(says_in_sync(self.pair)):
                 return True
             time.sleep(_PAUSE_S)
-
-    async def _says_in_sync(self) -> bool:
-        question = ask_wait(self.pair.client_state, os.fsencode(self.pair.source), _WAIT_S)
-        asking = asyncio.ensure_future(question)
-        while not asking.done():
-            await asyncio.wait([asking], timeout=_PAUSE_S)
-            if not (self.pair.server.alive and self.pair.client.alive):
-                asking.cancel()
-                await asyncio.wait([asking])
-                return False
-        try:
-            status = asking.result()
-        except NotRunningError:
-            return False
-        return status.in_sync and not status.problems
 
     @staticmethod
     def _judge(running: Running) -> None:
