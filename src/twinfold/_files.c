@@ -42,6 +42,14 @@ static int64_t nanoseconds(struct timespec time) {
     return (int64_t)time.tv_sec * NANOSECONDS + time.tv_nsec;
 }
 
+#if defined(__APPLE__)
+#define CHANGED st_ctimespec
+#define MODIFIED st_mtimespec
+#else
+#define CHANGED st_ctim
+#define MODIFIED st_mtim
+#endif
+
 /* ---- identities --------------------------------------------------------- */
 
 typedef struct {
@@ -50,12 +58,7 @@ typedef struct {
 } file_identity;
 
 static file_identity identity_of(const struct stat *status) {
-#if defined(__APPLE__)
-    const struct timespec changed = status->st_ctimespec;
-#else
-    const struct timespec changed = status->st_ctim;
-#endif
-    return (file_identity){(uint64_t)status->st_ino, nanoseconds(changed)};
+    return (file_identity){(uint64_t)status->st_ino, nanoseconds(status->CHANGED)};
 }
 
 static PyObject *identities_and(const file_identity *files, Py_ssize_t count, int reason) {
@@ -348,15 +351,10 @@ static int is_unchanged(const wanted_file *file) {
     struct stat status;
     if (fstat(file->fd, &status) < 0)
         return 0;
-#if defined(__APPLE__)
-    const struct timespec modified = status.st_mtimespec, changed = status.st_ctimespec;
-#else
-    const struct timespec modified = status.st_mtim, changed = status.st_ctim;
-#endif
     return S_ISREG(status.st_mode) && (status.st_mode & 0777) == file->mode &&
            (long long)status.st_size == file->size &&
-           nanoseconds(modified) == file->mtime_ns &&
-           nanoseconds(changed) == file->ctime_ns &&
+           nanoseconds(status.MODIFIED) == file->mtime_ns &&
+           nanoseconds(status.CHANGED) == file->ctime_ns &&
            (uint64_t)status.st_dev == (uint64_t)file->device &&
            (uint64_t)status.st_ino == (uint64_t)file->inode;
 }
@@ -534,18 +532,13 @@ static int add_entry(listing *found, const char *name, const struct stat *status
                   sizeof *found->entries) < 0 ||
         make_room((void **)&found->names, found->names_bytes + size, &found->names_room, 1) < 0)
         return -1;
-#if defined(__APPLE__)
-    const struct timespec modified = status->st_mtimespec, changed = status->st_ctimespec;
-#else
-    const struct timespec modified = status->st_mtim, changed = status->st_ctim;
-#endif
     memcpy(found->names + found->names_bytes, name, size);
     found->entries[found->count++] = (listed_entry){
         .name = found->names_bytes,
         .mode = status->st_mode,
         .size = (long long)status->st_size,
-        .mtime_ns = nanoseconds(modified),
-        .ctime_ns = nanoseconds(changed),
+        .mtime_ns = nanoseconds(status->MODIFIED),
+        .ctime_ns = nanoseconds(status->CHANGED),
         .device = (long long)status->st_dev,
         .inode = (long long)status->st_ino,
     };

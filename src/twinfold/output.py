@@ -17,15 +17,9 @@ def write_line(text: str) -> None:
         TwinfoldError: it cannot be written.
     """
     try:
-        with telling(is_needed=True):
-            sys.stdout.write(text + "\n")
-            sys.stdout.flush()
+        _write(text)
     except OSError as error:
-        discard_output()
-        raise TwinfoldError(
-            f"standard output cannot be written ({(error.strerror or str(error)).lower()}); "
-            "send it somewhere else"
-        ) from error
+        raise _unwritable(error) from error
 
 
 def tell_line(text: str) -> None:
@@ -35,31 +29,43 @@ def tell_line(text: str) -> None:
         TwinfoldError: nobody reads standard output any more.
     """
     with telling():
-        sys.stdout.write(text + "\n")
-        sys.stdout.flush()
+        _write(text)
 
 
 @contextlib.contextmanager
-def telling(*, is_needed: bool = False) -> Iterator[None]:
-    """Do the writing of the block; what the system does not take is left out, unless needed.
+def telling() -> Iterator[None]:
+    """Do the writing of the block; what the system does not take is left out.
 
     A log on a full disk, or a terminal that is gone, is no reason to stop mirroring.
 
     Raises:
         TwinfoldError: nobody reads standard output any more.
-        OSError: it is needed and cannot be written.
     """
     try:
         yield
     except BrokenPipeError as error:
-        discard_output()
-        raise TwinfoldError(
+        raise _unwritable(error) from error
+    except OSError:
+        return
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def _unwritable(error: OSError) -> TwinfoldError:
+    """Give standard output up; return what to say."""
+    discard_output()
+    if isinstance(error, BrokenPipeError):
+        return TwinfoldError(
             "standard output was closed before all was written; keep reading it, "
             "or send it to a file"
-        ) from error
-    except OSError:
-        if is_needed:
-            raise
+        )
+    return TwinfoldError(
+        f"standard output cannot be written ({(error.strerror or str(error)).lower()}); "
+        "send it somewhere else"
+    )
 
 
 def finish_output() -> None:
