@@ -192,6 +192,9 @@ def install(scheduler: Scheduler, seed: int, folder: str) -> None:
     patched.RLock = RecursiveLock
     _seed_randomness(seed)
     _seed_sqlite(seed)
+    # One of the same length each time: some files hold it, or are named after it.
+    patched = os
+    patched.getpid = lambda: 1
     sys.addaudithook(_hook(scheduler, folder))
 
 
