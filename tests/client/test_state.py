@@ -151,6 +151,8 @@ def test_a_damaged_file_is_set_aside(tmp_path: Path, damage: bytes) -> None:
         "UPDATE nodes SET content = x'00' WHERE id = 3",
         "UPDATE nodes SET parent = 2 WHERE id = 2",
         "UPDATE nodes SET parent = 1000 WHERE id = 3",
+        "UPDATE nodes SET parent = 0 WHERE id = 3",
+        "UPDATE nodes SET parent = 4 WHERE id = 2",
         "UPDATE nodes SET kind = 1 WHERE id = 2",
         "UPDATE nodes SET id = 9223372036854775807 WHERE id = 5",
         "DELETE FROM nodes WHERE id = 1",
