@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from twinfold.client.comparison import compare_entries
 from twinfold.client.effects import Effect, Insert, Node, Relocate, Remove, SaveSegment, Update
 from twinfold.client.state import ROOT_NODE, SEGMENT_CHUNKS, State
-from twinfold.client.state_file import copy_state, open_state
+from twinfold.client.state_file import copy_state, kept_texts, open_state
 from twinfold.core.planning import DIRECTORY, FILE, SYMLINK
 from twinfold.errors import FormatError, StateError
 from twinfold.model import Entry, Kind
@@ -132,6 +133,71 @@ def test_a_damaged_file_is_set_aside(tmp_path: Path, damage: bytes) -> None:
     assert (state.revision, state.entries) == (-1, 0)
     state.close()
     assert bool(list(tmp_path.glob("*.damaged-*"))) is bool(damage)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        "UPDATE segments SET manifest = x''",
+        "UPDATE segments SET chunk_ids = x'00'",
+        "UPDATE segments SET manifest = 9223372036854775807",
+        "UPDATE segments SET segment = 1",
+        "UPDATE nodes SET mode = 'text' WHERE id = 2",
+        "UPDATE nodes SET kind = 9 WHERE id = 2",
+        "UPDATE nodes SET size = -1 WHERE id = 3",
+        "UPDATE nodes SET size = 9223372036854775807 WHERE id > 2",
+        "UPDATE nodes SET name = x'2e2e' WHERE id = 2",
+        "UPDATE nodes SET name = CAST('.twinfold' AS BLOB) WHERE id = 2",
+        "UPDATE nodes SET content = x'00' WHERE id = 3",
+        "UPDATE nodes SET parent = 2 WHERE id = 2",
+        "UPDATE nodes SET parent = 1000 WHERE id = 3",
+        "UPDATE nodes SET parent = 0 WHERE id = 3",
+        "UPDATE nodes SET parent = 4 WHERE id = 2",
+        "UPDATE nodes SET kind = 1 WHERE id = 2",
+        "UPDATE nodes SET id = 9223372036854775807 WHERE id = 5",
+        "DELETE FROM nodes WHERE id = 1",
+        "DELETE FROM nodes",
+        "DELETE FROM meta",
+        "UPDATE meta SET value = x'00' WHERE key = 'client_id'",
+        "UPDATE meta SET value = 'text' WHERE key = 'revision'",
+        "UPDATE meta SET value = 9223372036854775807 WHERE key = 'entries'",
+        "INSERT INTO meta VALUES ('instances', x'00')",
+        "INSERT INTO meta VALUES ('server', CAST(x'ff' AS TEXT))",
+        "DROP TABLE segments",
+        "PRAGMA user_version = 0",
+    ],
+)
+def test_a_state_that_says_what_cannot_be_is_set_aside(tmp_path: Path, spoil: str) -> None:
+    """Its pages are whole, so it opens; a new state begins."""
+    path = tmp_path / "state.sqlite"
+    state = open_state(path, b"/source")
+    fill(state)
+    state.close()
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute(spoil)
+    state = open_state(path, b"/source")
+    assert (state.revision, state.entries) == (-1, 0)
+    state.close()
+    assert list(tmp_path.glob("*.damaged-*"))
+
+
+def test_a_later_versions_key_is_no_damage(tmp_path: Path) -> None:
+    """What is not known here is left alone."""
+    path = tmp_path / "state.sqlite"
+    state = open_state(path, b"/source")
+    fill(state)
+    state.keep(later=1)
+    state.close()
+    state = open_state(path, b"/source")
+    assert (state.revision, state.number("later")) == (7, 1)
+    state.close()
+
+
+def test_kept_texts_of_the_wrong_type_are_told(tmp_path: Path, state: State) -> None:
+    """Whoever only reads says what to do."""
+    state.keep(server=b"bytes")
+    with pytest.raises(StateError, match="is damaged"):
+        kept_texts(tmp_path / "state.sqlite", ["server"])
 
 
 def test_a_copy_leaves_the_original_alone(tmp_path: Path, state: State) -> None:

@@ -48,6 +48,7 @@ class Stored:
         launcher = Launcher(trapped=False)
         self.pair.launches = {side: launcher.launch(side) for side in SIDES}
         self._good = base / "good"
+        self._spoilt = base / "nothing yet"
         self._random = random.Random(seed)
         self._fill()
 
@@ -123,6 +124,8 @@ class Stored:
                 shutil.copy2(path, kept)
 
     def _put_back(self) -> None:
+        if self._spoilt.is_dir():
+            self._spoilt.rmdir()
         for path in self._files():
             path.unlink()
         for kept in self._good.rglob("*"):
@@ -139,6 +142,7 @@ class Stored:
         files = [path for path in self._files() if "damaged" not in path.name]
         databases = [path for path in files if path.suffix == ".sqlite"]
         path = random_.choice([*files, *databases, *databases])
+        self._spoilt = path
         if path.suffix == ".sqlite" and random_.random() < 0.6:
             act: Callable[[Path], str] = random_.choice([self._swap_value] * 4 + [self._version])
         else:

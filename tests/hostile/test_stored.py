@@ -70,6 +70,20 @@ def test_an_index_that_says_what_cannot_be(
     assert list(own.glob("damaged-*.sqlite"))
 
 
+def test_a_state_that_says_what_cannot_be(pair: Pair) -> None:
+    """It is set aside, and the server takes the new client for the one that it knows."""
+    (pair.source / "file").write_bytes(b"file")
+    pair.start_server()
+    pair.sync()
+    (path,) = pair.client_state.rglob("state.sqlite")
+    with closing(sqlite3.connect(path)) as state, state:
+        state.execute("UPDATE nodes SET content = 'text' WHERE name = CAST('file' AS BLOB)")
+    (pair.source / "other").write_bytes(b"other")
+    pair.sync()
+    pair.assert_equal()
+    assert list(path.parent.glob("*.damaged-*"))
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -207,12 +207,11 @@ async def _dry_run(settings: ClientSettings, listener: Listener, halt: threading
     with tempfile.TemporaryDirectory(prefix="twinfold-") as scratch:
         copy = Path(scratch) / "state.sqlite"
         kept = place_of(settings.state_dir, settings.source).state
-        is_known = kept.exists()
-        if is_known:
+        if kept.exists():
             copy_state(kept, copy)
         state = open_state(copy, settings.source)
         try:
-            if not is_known:
+            if state.revision < 0:
                 await _learn_entries(settings, state, halt)
             return await _in_thread(lambda: _scan_dry(settings, state, listener, halt))
         finally:

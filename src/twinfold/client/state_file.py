@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 from twinfold.client.effects import Node
+from twinfold.client.soundness import check_soundness
 from twinfold.client.state import INSERT_NODE, ROOT_NODE, State
 from twinfold.errors import FormatError, StateError
 from twinfold.model import Kind
@@ -41,7 +42,8 @@ CREATE TABLE known_chunks (id8 INTEGER PRIMARY KEY);
 def open_state(path: Path, source: bytes) -> State:
     """Open the state at ``path``, making a new one where there is none.
 
-    A damaged file is renamed and kept; the new state is filled by a comparison with the server.
+    A file that is damaged, or says what cannot be, is renamed and kept; the new state is filled
+    by a comparison with the server.
 
     Raises:
         FormatError: a newer version of the program wrote it.
@@ -49,9 +51,12 @@ def open_state(path: Path, source: bytes) -> State:
     """
     try:
         return _open(path, source)
-    except sqlite3.OperationalError as error:
-        raise StateError(f"cannot open the client's state {path}: {error}") from error
-    except sqlite3.DatabaseError:
+    except sqlite3.DatabaseError as error:
+        # SQLITE_ERROR tells of tables that are not what they were; the others may pass.
+        if isinstance(error, sqlite3.OperationalError) and (
+            error.sqlite_errorcode != sqlite3.SQLITE_ERROR
+        ):
+            raise StateError(f"cannot open the client's state {path}: {error}") from error
         aside = path.with_name(f"{path.name}.damaged-{os.getpid()}")
         path.replace(aside)
         for suffix in ("-wal", "-shm"):
@@ -88,7 +93,12 @@ def kept_texts(path: Path, keys: Sequence[str]) -> dict[str, str]:
             rows = kept.execute("SELECT key, value FROM meta").fetchall()
     except sqlite3.Error as error:
         raise StateError(f"cannot read the client's state {path}: {error}") from error
-    return {key: str(value) for key, value in rows if key in keys}
+    texts = {key: value for key, value in rows if key in keys}
+    if not all(isinstance(value, str) for value in texts.values()):
+        raise StateError(
+            f"the client's state {path} is damaged; twinfold client, started once, makes it anew"
+        )
+    return texts
 
 
 def _open(path: Path, source: bytes) -> State:
@@ -101,6 +111,7 @@ def _open(path: Path, source: bytes) -> State:
         database.execute("PRAGMA wal_autocheckpoint = 8000")
         if _check_format(database, path) == 0:
             _create(database, source)
+        check_soundness(database)
         return State(database)
     except BaseException:
         database.close()
