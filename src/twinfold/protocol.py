@@ -249,6 +249,11 @@ def pack_frame(
     return b"".join((_FRAME.pack(kind, codec, len(head), packed_bytes, size_bytes), head, *parts))
 
 
+def plain_frame_start(kind: FrameKind, head: bytes, size_bytes: int) -> bytes:
+    """Return what comes before the payload of a frame that is not compressed."""
+    return _FRAME.pack(kind, Codec.PLAIN, len(head), size_bytes, size_bytes) + head
+
+
 def frame_digest(frame: FrameHead, packed: Iterable[bytes | memoryview]) -> bytes:
     """Return what the head of a frame without chunks has: BLAKE3 of all the rest, cut short."""
     sizes = (frame.head_bytes, frame.packed_bytes, frame.size_bytes)

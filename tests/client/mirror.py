@@ -9,7 +9,7 @@ from pathlib import Path
 
 from blake3 import blake3
 
-from twinfold.client.batch import Batch, BatchBuilder, Pending
+from twinfold.client.batch import Batch, BatchBuilder, Pending, Stretch
 from twinfold.client.dirty import DirtyScan, Names
 from twinfold.client.files import FilePlanner
 from twinfold.client.guard import Allowance
@@ -74,9 +74,9 @@ class Mirror:
     def apply(self, batch: Batch) -> None:
         """Commit a batch."""
         for chunk_id, piece in batch.pieces.items():
-            if isinstance(piece, bytes):
+            if not isinstance(piece, Stretch):
                 assert blake3(piece).digest() == chunk_id
-                self.chunks[chunk_id] = piece
+                self.chunks[chunk_id] = bytes(piece)
                 self.received_bytes += len(piece)
         for change in batch.changes:
             self.changes.append(change)

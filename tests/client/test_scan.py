@@ -452,21 +452,39 @@ def test_a_file_that_changes_while_it_is_read_is_tried_again(
 
 
 def test_memory_of_batches_is_bounded(source: ScannedSource) -> None:
-    """No batch holds more content than its limit, whatever the sizes of the files."""
+    """No batch keeps more than its limit and what lies around, whatever the sizes of the files."""
     sizes: list[int] = []
+    kept: list[int] = []
     real = source.mirror.apply
 
     def apply(batch: batches.Batch) -> None:
         sizes.append(batch.held_bytes)
+        kept.append(_kept_bytes(batch))
         real(batch)
 
     source.mirror.apply = apply  # type: ignore[method-assign]
     for number in range(8):
         (source.root / str(number)).write_bytes(os.urandom(3_900_000))
-    (source.root / "big").write_bytes(os.urandom(30_000_000))
+    big = bytearray(os.urandom(60_000_000))
+    (source.root / "big").write_bytes(big)
+    source.scan()
+    for offset in range(0, len(big), 2_000_000):
+        big[offset : offset + 100] = bytes(100)
+    (source.root / "edited").write_bytes(big)
     source.scan()
     check(source)
     assert max(sizes) <= batches.MAX_CONTENT_BYTES
+    assert max(kept) <= 2 * batches.MAX_CONTENT_BYTES
+
+
+def _kept_bytes(batch: batches.Batch) -> int:
+    """Return what a batch's pieces keep in memory: all that a view is of."""
+    owners = [
+        piece.obj if isinstance(piece, memoryview) else piece
+        for piece in batch.pieces.values()
+        if not isinstance(piece, batches.Stretch)
+    ]
+    return sum({id(owner): len(owner) for owner in owners}.values())
 
 
 def test_ignored_names_are_invisible(source: ScannedSource) -> None:

@@ -122,7 +122,7 @@ class Decoders:
             async for frame in frames(content):
                 if isinstance(frame, Batch):
                     check_changes(frame.changes)
-                elif sum(one.size for one in frame.chunks) != len(frame.payload):
+                elif [one.size for one in frame.chunks] != [len(data) for data in frame.contents]:
                     raise BrokenPromiseError("the chunks are not as long as they are said to be")
 
         zeros = bytes(64 * 1024)

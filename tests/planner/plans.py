@@ -11,7 +11,7 @@ import stat
 from pathlib import Path
 from typing import NamedTuple
 
-from twinfold.client.batch import Batch
+from twinfold.client.batch import Batch, Stretch
 from twinfold.client.state import ROOT_NODE, State
 from twinfold.core.chunking import chunk_id, cut_lengths
 from twinfold.core.manifest import content_id
@@ -51,7 +51,7 @@ class Plan:
         """Take note of a batch."""
         self.changes += batch.changes
         for chunk, piece in batch.pieces.items():
-            if isinstance(piece, bytes):
+            if not isinstance(piece, Stretch):
                 assert chunk not in self._had, "content is sent that the server has"
                 self._had.add(chunk)
 

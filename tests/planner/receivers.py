@@ -196,7 +196,7 @@ class RealReceiver:
         async def request() -> AsyncIterator[Batch | ChunkFrame]:
             yield Batch(list(changes))
             chunks = [Chunk(chunk, len(data)) for chunk, data in pieces.items()]
-            yield ChunkFrame(chunks, b"".join(pieces.values()))
+            yield ChunkFrame(chunks, list(pieces.values()))
 
         receiver = self._service.receiver
         return self._runner.run(receiver.receive(epoch, number, request()))

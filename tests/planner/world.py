@@ -257,7 +257,7 @@ class World:
     def _deliver(self, number: int, batch: Batch, *, header_first: bool = False) -> BatchAnswer:
         if not number:
             return BatchAnswer()
-        pieces = {c: p for c, p in batch.pieces.items() if isinstance(p, bytes)}
+        pieces = {c: bytes(p) for c, p in batch.pieces.items() if not isinstance(p, Stretch)}
         answer = self._receive(number, batch, {} if header_first else pieces)
         rounds = 0
         while answer.revision is None:
@@ -279,7 +279,7 @@ class World:
         if piece is None:
             raise LostPlaceError("the server lacks kept content")
         if not isinstance(piece, Stretch):
-            return piece
+            return bytes(piece)
         assert chunk not in self._placed, "content is asked for that the server has"
         try:
             with self._source.open() as root:
@@ -312,7 +312,7 @@ class World:
         """A request of an earlier epoch arrives only now."""
         epoch, number, batch = self._old[-1]
         before = self.receiver.snapshot()
-        pieces = {c: p for c, p in batch.pieces.items() if isinstance(p, bytes)}
+        pieces = {c: bytes(p) for c, p in batch.pieces.items() if not isinstance(p, Stretch)}
         with pytest.raises(StaleEpochError):
             self.receiver.receive(epoch, number, batch.changes, pieces)
         assert self.receiver.snapshot() == before

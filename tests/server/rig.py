@@ -187,7 +187,7 @@ class Rig:
         number = self.index.session().committed + 1 + ahead
         batch = self.stager.begin(number, changes, frozenset())
         for data in contents:
-            self.stager.store(batch, chunks_of(data), data)
+            self.stager.store(batch, chunks_of(data), cut(data))
         return batch
 
     def commit(self, *batches: StagedBatch) -> dict[int, list[Refusal]]:

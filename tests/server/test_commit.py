@@ -43,7 +43,7 @@ def stage_small(rig: Rig, changes: list[Change], ahead: int) -> StagedBatch:
     """Stage a batch of the model's changes with whatever content it asks for."""
     batch = rig.stage(changes, ahead=ahead)
     for data in all_contents():
-        rig.stager.store(batch, chunks_of(data, PIECE), data)
+        rig.stager.store(batch, chunks_of(data, PIECE), cut(data, PIECE))
     return batch
 
 

@@ -72,7 +72,7 @@ def test_an_upload_begins_anew_after_a_failed_sync(tmp_path: Path) -> None:
         assert len(again.wanted) == 3
         for at in range(0, 120_000, 40_000):
             piece = data[at : at + 40_000]
-            rig.stager.store(again, chunks_of(piece), piece)
+            rig.stager.store(again, chunks_of(piece), [piece])
         rig.commit(again)
         rig.apply([put_upload(b"f", data, UPLOAD)])
         assert rig.tree()[b"f"][1] == data

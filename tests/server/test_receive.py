@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.server.rig import ForestWrapper, Rig, chunks_of, extend, put, put_upload
+from tests.server.rig import ForestWrapper, Rig, chunks_of, cut, extend, put, put_upload
 from twinfold.core.chunking import chunk_id
 from twinfold.core.manifest import content_id
 from twinfold.errors import (
@@ -60,7 +60,7 @@ async def frames(*items: Frame) -> AsyncIterator[Frame]:
 
 
 def body(path: bytes, data: bytes) -> AsyncIterator[Frame]:
-    return frames(Batch([put(path, data)]), ChunkFrame(chunks_of(data), data))
+    return frames(Batch([put(path, data)]), ChunkFrame(chunks_of(data), cut(data)))
 
 
 class Service:
@@ -147,10 +147,10 @@ async def test_missing_chunks_are_named_and_taken_in_several_requests(scratch: P
         session = await service.open_as(b"c")
         answer = await service.send(session, 1, Batch([put(b"f", data)]))
         assert answer.missing == [chunk.id for chunk in chunks]
-        answer = await service.send(session, 1, ChunkFrame(chunks[1:2], data[40_000:80_000]))
+        answer = await service.send(session, 1, ChunkFrame(chunks[1:2], [data[40_000:80_000]]))
         assert answer.missing == [chunks[0].id, chunks[2].id]
         assert service.rig.tree() == {}
-        last = data[:40_000] + data[80_000:]
+        last = [data[:40_000], data[80_000:]]
         answer = await service.send(session, 1, ChunkFrame([chunks[0], chunks[2]], last))
         assert answer.revision == session.revision + 1
         assert chunks_of((scratch / "f").read_bytes()) == chunks
@@ -165,7 +165,7 @@ async def test_a_request_repeated_while_content_comes_is_answered(scratch: Path)
     async with serving(scratch) as service:
         session = await service.open_as(b"c")
         await service.send(session, 1, header)
-        everything = ChunkFrame(chunks, b"".join(contents))
+        everything = ChunkFrame(chunks, list(contents))
         sys.setswitchinterval(1e-6)
         try:
             storing = asyncio.create_task(service.send(session, 1, everything))
@@ -180,10 +180,10 @@ async def test_bytes_with_another_hash_are_refused(scratch: Path) -> None:
     """Nothing of the frame is used; the right bytes are still welcome."""
     async with serving(scratch) as service:
         session = await service.open_as(b"c")
-        wrong = ChunkFrame(chunks_of(b"right"), b"wrong")
+        wrong = ChunkFrame(chunks_of(b"right"), [b"wrong"])
         with pytest.raises(ContentMismatchError):
             await service.send(session, 1, Batch([put(b"f", b"right")]), wrong)
-        answer = await service.send(session, 1, ChunkFrame(chunks_of(b"right"), b"right"))
+        answer = await service.send(session, 1, ChunkFrame(chunks_of(b"right"), [b"right"]))
         assert answer.revision == session.revision + 1
         assert service.rig.tree()[b"f"][1] == b"right"
 
@@ -195,7 +195,7 @@ async def test_batches_out_of_order(scratch: Path) -> None:
         with pytest.raises(OutOfOrderError):
             await service.put(session, 10, b"f", b"1")
         with pytest.raises(OutOfOrderError):
-            await service.send(session, 1, ChunkFrame(chunks_of(b"1"), b"1"))
+            await service.send(session, 1, ChunkFrame(chunks_of(b"1"), [b"1"]))
         with pytest.raises(StaleEpochError):
             await service.receiver.receive(session.epoch - 1, 1, body(b"f", b"1"))
         assert service.rig.tree() == {}
@@ -242,18 +242,18 @@ async def test_an_upload_goes_on_after_a_restart(scratch: Path) -> None:
     upload = b"u" * 16
     async with serving(scratch) as service:
         session = await service.open_as(b"c")
-        part = ChunkFrame(chunks[:3], data[:120_000])
+        part = ChunkFrame(chunks[:3], cut(data[:120_000]))
         answer = await service.send(session, 1, Batch([extend(upload, data, 0, 3)]), part)
         assert answer.revision is not None
     async with serving(scratch) as service:
         session = await service.open_as(b"c", b"next")
         answer = await service.send(session, 1, Batch([extend(upload, data, 0, 4)]))
         assert answer.missing == [chunks[3].id]
-        rest = ChunkFrame(chunks[3:4], data[120_000:160_000])
+        rest = ChunkFrame(chunks[3:4], [data[120_000:160_000]])
         assert (await service.send(session, 1, rest)).revision is not None
         changes = [extend(upload, data, 4, 5), put_upload(b"f", data, upload)]
         answer = await service.send(
-            session, 2, Batch(changes), ChunkFrame(chunks[4:], data[160_000:])
+            session, 2, Batch(changes), ChunkFrame(chunks[4:], cut(data[160_000:]))
         )
         assert answer.revision is not None
         assert chunks_of((scratch / "f").read_bytes()) == chunks
@@ -262,8 +262,8 @@ async def test_an_upload_goes_on_after_a_restart(scratch: Path) -> None:
 async def test_what_was_staged_for_no_commit_goes_at_the_next_start(scratch: Path) -> None:
     """It would take room for good; what an upload has brought stays."""
     data, other = os.urandom(200_000), os.urandom(200_000)
-    part = ChunkFrame(chunks_of(data)[:3], data[:120_000])
-    other_part = ChunkFrame(chunks_of(other)[:3], other[:120_000])
+    part = ChunkFrame(chunks_of(data)[:3], cut(data)[:3])
+    other_part = ChunkFrame(chunks_of(other)[:3], cut(other)[:3])
     staging = scratch / ".twinfold" / "staging"
     async with serving(scratch) as service:
         session = await service.open_as(b"c")
@@ -284,7 +284,7 @@ async def test_a_lost_upload_is_told_to_the_client(scratch: Path) -> None:
     upload = b"u" * 16
     async with serving(scratch) as service:
         session = await service.open_as(b"c")
-        part = ChunkFrame(chunks[:1], data[:40_000])
+        part = ChunkFrame(chunks[:1], [data[:40_000]])
         await service.send(session, 1, Batch([extend(upload, data, 0, 1)]), part)
     for staged in (scratch / ".twinfold" / "staging").iterdir():
         os.truncate(staged, 10)
@@ -293,7 +293,7 @@ async def test_a_lost_upload_is_told_to_the_client(scratch: Path) -> None:
         with pytest.raises(LostPlaceError):
             await service.send(session, 1, Batch([extend(upload, data, 1, 2)]))
         whole = [extend(upload, data, 0, 2), put_upload(b"f", data, upload)]
-        answer = await service.send(session, 1, Batch(whole), ChunkFrame(chunks, data))
+        answer = await service.send(session, 1, Batch(whole), ChunkFrame(chunks, cut(data)))
         assert answer.revision is not None
         assert chunks_of((scratch / "f").read_bytes()) == chunks
 
@@ -431,7 +431,7 @@ async def test_the_announced_size_is_checked(scratch: Path) -> None:
         change = PutFile(b"f", 0o644, 1, 160, content_id(lied), lied)
         real = [Chunk(chunk_id(a), 50), Chunk(chunk_id(b), 60)]
         with pytest.raises(ContentMismatchError):
-            await service.send(session, 1, Batch([change]), ChunkFrame(real, a + b))
+            await service.send(session, 1, Batch([change]), ChunkFrame(real, [a, b]))
         assert service.rig.tree() == {}
 
 
@@ -444,7 +444,7 @@ async def test_who_waits_for_a_batch_that_fails_is_answered(scratch: Path) -> No
         two = asyncio.create_task(service.send(session, 2, Batch([put(b"b", b"same")])))
         await asyncio.sleep(0.05)
         with pytest.raises(LostPlaceError):
-            await service.send(session, 1, ChunkFrame(chunks_of(b"same"), b"same"))
+            await service.send(session, 1, ChunkFrame(chunks_of(b"same"), [b"same"]))
         with pytest.raises(ProtocolError):
             await two
         assert service.rig.tree() == {}
@@ -457,7 +457,7 @@ async def test_chunks_that_an_earlier_batch_brings_are_not_asked_for(scratch: Pa
         assert (await service.send(session, 1, Batch([put(b"a", b"same")]))).missing
         two = asyncio.create_task(service.send(session, 2, Batch([put(b"b", b"same")])))
         await asyncio.sleep(0.05)
-        await service.send(session, 1, ChunkFrame(chunks_of(b"same"), b"same"))
+        await service.send(session, 1, ChunkFrame(chunks_of(b"same"), [b"same"]))
         assert (await two).revision == session.revision + 2
         assert service.rig.tree()[b"b"][1] == b"same"
 

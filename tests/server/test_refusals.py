@@ -13,7 +13,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.server.rig import ForestWrapper, Rig, chunks_of, extend, put, put_upload, staged_names
+from tests.server.rig import (
+    ForestWrapper,
+    Rig,
+    chunks_of,
+    cut,
+    extend,
+    put,
+    put_upload,
+    staged_names,
+)
 from twinfold.core.room import Room
 from twinfold.model import Change, Delete, ExtendUpload, MakeDirectory, Move, Run, SetAttributes
 from twinfold.server.staged import StagedBatch
@@ -27,7 +36,7 @@ AMPLE = Room(1 << 40, 1 << 39, 1 << 20, 1 << 19)
 def stage(rig: Rig, changes: Sequence[Change], room: Room, *contents: bytes) -> StagedBatch:
     batch = rig.stager.begin(rig.index.session().committed + 1, changes, frozenset(), room)
     for data in contents:
-        rig.stager.store(batch, chunks_of(data), data)
+        rig.stager.store(batch, chunks_of(data), cut(data))
     return batch
 
 

@@ -99,7 +99,7 @@ def test_an_upload_goes_on_at_other_borders(scratch: Path, again: int, reopened:
             rig.start()
         batch = rig.stage([extend(UPLOAD, data, again, 4)])
         assert set(batch.wanted) == {chunks_of(data)[3].id}
-        rig.stager.store(batch, chunks_of(data)[3:4], data[120_000:160_000])
+        rig.stager.store(batch, chunks_of(data)[3:4], [data[120_000:160_000]])
         rig.commit(batch)
         rig.apply([extend(UPLOAD, data, 4, 5)], [data[160_000:]])
         rig.apply([put_upload(b"f", data, UPLOAD)])
@@ -147,7 +147,7 @@ def test_a_difference_takes_the_rest_from_its_base(tmp_path: Path) -> None:
         part = ExtendUpload(UPLOAD, 0, base, [Run(0, 2, fresh), Run(3, 2, [])])
         batch = rig.stage([part])
         assert set(batch.wanted) == {fresh[0].id}
-        rig.stager.store(batch, fresh, new[80_000:120_000])
+        rig.stager.store(batch, fresh, [new[80_000:120_000]])
         rig.commit(batch)
         rig.apply([put_upload(b"f", new, UPLOAD)])
         with pytest.raises(UnknownBaseError) as caught:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from twinfold.client.effects import Effect, Insert, Relocate, Remove, Update
+from twinfold.client.read import Cut
 from twinfold.client.state import ROOT_NODE, State
 from twinfold.core.planning import DIRECTORY
 from twinfold.model import CHUNK_ID_SIZE_BYTES, Change
@@ -28,7 +29,7 @@ class Stretch(NamedTuple):
     size: int
 
 
-Piece = bytes | Stretch
+Piece = bytes | memoryview | Stretch
 
 
 class Batch:
@@ -235,9 +236,20 @@ class BatchBuilder:
         if self._server_may_have(chunk_id):
             batch.pieces[chunk_id] = Stretch(path, offset, size_bytes)
         else:
-            batch.pieces[chunk_id] = bytes(data)
+            batch.pieces[chunk_id] = data
             batch.held_bytes += size_bytes
         self._pending.note_chunk(batch.serial, chunk_id)
+
+    def let_go_of(self, cuts: Sequence[Cut]) -> None:
+        """Copy what is kept of these chunks, which were read at once, unless it is most of it.
+
+        A view keeps all that was read in memory.
+        """
+        pieces = self._batch.pieces
+        kept = [(chunk.id, data) for chunk, data in cuts if pieces.get(chunk.id) is data]
+        if 2 * sum(len(data) for _, data in kept) < sum(len(data) for _, data in cuts):
+            for chunk_id, data in kept:
+                pieces[chunk_id] = bytes(data)
 
     def _server_may_have(self, chunk_id: bytes) -> bool:
         if self._met is not None and not self._met.meet(chunk_id):

@@ -258,7 +258,7 @@ class Connection:
             sent["Content-Type"] = content_type
         with _Failures(self._url):
             async with asyncio.timeout(ANSWER_TIMEOUT_S) as deadline:
-                data: bytes | AsyncIterator[bytes] | None = None
+                data: bytes | AsyncIterator[memoryview] | None = None
                 if body is not None:
                     data = self._counted(body, deadline)
                 if isinstance(body, bytes) and not self._limit.is_set:
@@ -277,7 +277,7 @@ class Connection:
 
     async def _counted(
         self, body: bytes | AsyncIterator[bytes], deadline: asyncio.Timeout
-    ) -> AsyncIterator[bytes]:
+    ) -> AsyncIterator[memoryview]:
         """Yield a body in pieces, each of which has to leave within the progress timeout."""
         loop = asyncio.get_running_loop()
         async for part in _parts(body, self._limit.piece_bytes):
@@ -382,13 +382,15 @@ def _raise_error(status: int, body: bytes) -> None:
 
 async def _parts(
     body: bytes | AsyncIterator[bytes], piece_bytes: int | None
-) -> AsyncIterator[bytes]:
+) -> AsyncIterator[memoryview]:
+    """Yield a body in pieces that the system takes at once: of what it leaves a copy is made."""
     if isinstance(body, bytes):
         body = _single(body)
+    step = piece_bytes or _UNSENT_BYTES
     async for part in body:
-        step = piece_bytes or len(part) or 1
+        view = memoryview(part)
         for start in range(0, len(part), step):
-            yield part[start : start + step] if step < len(part) else part
+            yield view[start : start + step]
 
 
 async def _single(body: bytes) -> AsyncIterator[bytes]:

@@ -178,6 +178,7 @@ class FilePlanner:
             builder.add_content(chunk.id, data, path, offset)
             offset += len(data)
             chunks.append(chunk)
+        builder.let_go_of(cuts)
         change = PutFile(path, facts[1], facts[3], facts[2], content, chunks, upload)
         builder.add(change, *effects, header_bytes=len(path))
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 
 from twinfold import protocol
-from twinfold.client.batch import Piece
+from twinfold.client.batch import Piece, Stretch
 from twinfold.core.compression import (
     SAMPLE_BYTES,
     CompressionChooser,
@@ -19,8 +19,11 @@ from twinfold.protocol import Batch, FrameKind
 
 FRAME_BYTES = 1024 * 1024
 _OFFLOAD_BYTES = 128 * 1024
+_PIECE_BYTES = 160 * 1024
 _HEADER_LEVEL = 3
 _SAMPLE_LEVEL = 1
+
+_Parts = list[bytes | memoryview]
 
 
 class FrameWriter:
@@ -32,7 +35,7 @@ class FrameWriter:
     """
 
     def __init__(
-        self, chooser: CompressionChooser, read_again: Callable[[bytes, Piece], bytes]
+        self, chooser: CompressionChooser, read_again: Callable[[bytes, Stretch], bytes]
     ) -> None:
         self._chooser = chooser
         self._read_again = read_again
@@ -54,13 +57,15 @@ class FrameWriter:
         if header:
             yield header
         chunks: list[Chunk] = []
-        parts: list[bytes] = []
+        parts: _Parts = []
         size_bytes = 0
         for chunk_id, piece in pieces:
-            if isinstance(piece, bytes):
-                data = piece
+            if isinstance(piece, Stretch):
+                data: bytes | memoryview = await asyncio.to_thread(
+                    self._read_again, chunk_id, piece
+                )
             else:
-                data = await asyncio.to_thread(self._read_again, chunk_id, piece)
+                data = piece
             chunks.append(Chunk(chunk_id, len(data)))
             parts.append(data)
             size_bytes += len(data)
@@ -73,26 +78,35 @@ class FrameWriter:
                 yield frame
 
     async def _sent(
-        self, chunks: list[Chunk], parts: list[bytes], size_bytes: int, is_streamed: bool
+        self,
+        chunks: list[Chunk],
+        parts: _Parts,
+        size_bytes: int,
+        is_streamed: bool,
     ) -> AsyncIterator[bytes]:
-        if size_bytes >= _OFFLOAD_BYTES:
-            frame = await asyncio.to_thread(self._pack, chunks, parts, size_bytes)
-        else:
-            frame = self._pack(chunks, parts, size_bytes)
-        if not is_streamed:
-            yield frame
-            return
-        self._sending.begin(time.monotonic())
-        duration_s = 0.0
-        try:
-            yield frame
-        finally:
-            duration_s = self._sending.end(time.monotonic())
-        self._chooser.observe_sending(len(frame), duration_s)
-
-    def _pack(self, chunks: list[Chunk], parts: list[bytes], size_bytes: int) -> bytes:
         level = self._chooser.level(size_bytes)
-        if level is not None and size_bytes > 4 * SAMPLE_BYTES and _is_dense(parts):
+        if level is None:
+            pieces = _plain_pieces(chunks, parts)
+        elif size_bytes >= _OFFLOAD_BYTES:
+            pieces = iter([await asyncio.to_thread(self._pack, chunks, parts, size_bytes, level)])
+        else:
+            pieces = iter([self._pack(chunks, parts, size_bytes, level)])
+        for piece in pieces:
+            if not is_streamed:
+                yield piece
+                continue
+            self._sending.begin(time.monotonic())
+            duration_s = 0.0
+            try:
+                yield piece
+            finally:
+                duration_s = self._sending.end(time.monotonic())
+            self._chooser.observe_sending(len(piece), duration_s)
+
+    def _pack(
+        self, chunks: list[Chunk], parts: _Parts, size_bytes: int, level: int | None
+    ) -> bytes:
+        if size_bytes > 4 * SAMPLE_BYTES and _is_dense(parts):
             level = None
         began_s = time.monotonic()
         frame = protocol.pack_frame(FrameKind.CHUNKS, protocol.encode(chunks), parts, level)
@@ -102,7 +116,22 @@ class FrameWriter:
         return frame
 
 
-def _is_dense(parts: list[bytes]) -> bool:
+def _plain_pieces(chunks: list[Chunk], parts: _Parts) -> Iterator[bytes]:
+    """Yield a frame that is not compressed in pieces, so that no copy of all of it is made."""
+    head = protocol.encode(chunks)
+    piece: _Parts = [protocol.plain_frame_start(FrameKind.CHUNKS, head, sum(map(len, parts)))]
+    size_bytes = 0
+    for part in parts:
+        piece.append(part)
+        size_bytes += len(part)
+        if size_bytes >= _PIECE_BYTES:
+            yield b"".join(piece)
+            piece, size_bytes = [], 0
+    if piece:
+        yield b"".join(piece)
+
+
+def _is_dense(parts: _Parts) -> bool:
     sample = parts[len(parts) // 2][:SAMPLE_BYTES]
     packed = protocol.pack_frame(FrameKind.CHUNKS, b"", [sample], _SAMPLE_LEVEL)
     return is_incompressible(len(sample), len(packed))

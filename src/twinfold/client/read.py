@@ -36,7 +36,7 @@ SWAPPED = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EINVAL, errno.ENXIO, 
 OUT_OF_DESCRIPTORS = {errno.EMFILE, errno.ENFILE}
 
 Cut = tuple[Chunk, bytes | memoryview]
-"""A chunk and its bytes, which are valid until the next read."""
+"""A chunk and its bytes: a view of all that was read at once, unless it is the whole of it."""
 
 
 class ScanStoppedError(Exception):
@@ -48,11 +48,10 @@ class UnsettledError(Exception):
 
 
 class Reader:
-    """Reads one file at a time, with one buffer for all; ``stop`` ends a long read."""
+    """Reads one file at a time; ``stop`` ends a long read."""
 
     def __init__(self, stop: threading.Event) -> None:
         self._stop = stop
-        self._buffer = memoryview(bytearray(WHOLE_BYTES + 1))
         self._ahead: dict[bytes, tuple[Facts, bytes]] = {}
 
     def open(self, directory: Directory, name: bytes, listed: Facts) -> tuple[int, Facts]:
@@ -121,38 +120,35 @@ class Reader:
             UnsettledError: the file changed meanwhile.
         """
         size = facts[2]
-        if size <= _SMALL_BYTES:
-            data = os.read(fd, size + 1)
-            if len(data) != size or not is_unchanged(fd, facts):
-                raise UnsettledError
-            return _small(data)
-        filled = _fill(fd, self._buffer[: size + 1])
-        if filled != size:
+        data = _read_at(fd, 0, size)
+        if len(data) != size:
             raise UnsettledError
-        cuts = list(_cuts(self._buffer[:size], final=True))
+        if size <= _SMALL_BYTES:
+            check_unchanged(fd, facts)
+            return _small(data)
+        cuts = list(_cuts(memoryview(data), is_final=True))
         check_unchanged(fd, facts)
         hasher = ContentHasher()
         hasher.add(chunk for chunk, _ in cuts)
         return hasher.content_id(), cuts
 
     def stretches(self, fd: int) -> Iterator[list[Cut]]:
-        """Yield a file's chunks from its start to its end, as many as the buffer decides."""
-        os.lseek(fd, 0, os.SEEK_SET)
-        buffer, filled, read_bytes = self._buffer, 0, 0
-        final = False
-        while not final:
+        """Yield a file's chunks from its start to its end, as many as `WHOLE_BYTES` decide.
+
+        What comes after the last cut is read again with the next ones: that is less than to
+        copy all of it to where it could stay.
+        """
+        offset = 0
+        is_final = False
+        while not is_final:
             if self._stop.is_set():
                 raise ScanStoppedError
-            count = _fill(fd, buffer[filled:])
-            read_bytes += count
-            _fetch(fd, read_bytes)
-            final = filled + count < len(buffer)
-            filled += count
-            cuts = list(_cuts(buffer[:filled], final))
+            data = _read_at(fd, offset, WHOLE_BYTES)
+            _fetch(fd, offset + len(data))
+            is_final = len(data) < WHOLE_BYTES
+            cuts = list(_cuts(memoryview(data), is_final))
             yield cuts
-            used = sum(chunk.size for chunk, _ in cuts)
-            buffer[: filled - used] = buffer[used:filled]
-            filled -= used
+            offset += sum(chunk.size for chunk, _ in cuts)
 
     def identify(self, fd: int, facts: Facts) -> bytes:
         """Return the content id of a file of any size.
@@ -254,27 +250,24 @@ def read_again(root: Directory, path: bytes, offset: int, size: int, chunk_id: b
     return data
 
 
-def _fill(fd: int, buffer: memoryview) -> int:
-    filled = 0
-    while filled < len(buffer):
-        count = _read_into(fd, buffer[filled:])
-        if not count:
-            break
-        filled += count
-    return filled
+def _read_at(fd: int, offset: int, size: int) -> bytes:
+    """Return so many bytes of a file, or those up to its end."""
+    data = _read_some(fd, offset, size)
+    while len(data) < size and (more := _read_some(fd, offset + len(data), size - len(data))):
+        data += more
+    return data
 
 
 if sys.platform == "win32":
 
-    def _read_into(fd: int, buffer: memoryview) -> int:
-        data = os.read(fd, len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
+    def _read_some(fd: int, offset: int, size: int) -> bytes:
+        os.lseek(fd, offset, os.SEEK_SET)
+        return os.read(fd, size)
 
 else:
 
-    def _read_into(fd: int, buffer: memoryview) -> int:
-        return os.readv(fd, [buffer])
+    def _read_some(fd: int, offset: int, size: int) -> bytes:
+        return os.pread(fd, size, offset)
 
 
 def _fetch(fd: int, offset: int) -> None:
@@ -284,9 +277,9 @@ def _fetch(fd: int, offset: int) -> None:
             os.posix_fadvise(fd, offset, 2 * WHOLE_BYTES, os.POSIX_FADV_WILLNEED)
 
 
-def _cuts(data: memoryview, final: bool) -> Iterator[Cut]:
+def _cuts(data: memoryview, is_final: bool) -> Iterator[Cut]:
     start = 0
-    for length in cut_lengths(data, final):
+    for length in cut_lengths(data, is_final):
         piece = data[start : start + length]
         yield Chunk(blake3(piece).digest(), length), piece
         start += length

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from twinfold.client.agenda import Agenda
-from twinfold.client.batch import Batch, BatchBuilder, Pending, Piece
+from twinfold.client.batch import Batch, BatchBuilder, Pending, Stretch
 from twinfold.client.board import Board
 from twinfold.client.comparison import compare_entries, pulled
 from twinfold.client.connection import DriftedError, LostPlaceError
@@ -309,9 +309,7 @@ class Synchroniser:
         self._board.count_sent(self._link.connection.sent_bytes)
         self._board.acknowledged(batch, answer, content_bytes)
 
-    def _read_again(self, chunk_id: bytes, piece: Piece) -> bytes:
-        if isinstance(piece, bytes):
-            return piece
+    def _read_again(self, chunk_id: bytes, piece: Stretch) -> bytes:
         try:
             with self._source.open() as root:
                 return read_again(root, piece.path, piece.offset, piece.size, chunk_id)

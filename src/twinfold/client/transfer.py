@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
 
-from twinfold.client.batch import Batch, Pending, Piece
+from twinfold.client.batch import Batch, Pending, Piece, Stretch
 from twinfold.client.connection import LostPlaceError, UnknownBatchError
 from twinfold.client.effects import Effect, Insert, Relocate, Remove
 from twinfold.client.frames import FrameWriter
@@ -211,7 +211,7 @@ class _Delivery:
         header = self._frames.header(batch.changes)
         pieces: list[tuple[bytes, Piece]] = []
         if eager:
-            pieces = [item for item in batch.pieces.items() if isinstance(item[1], bytes)]
+            pieces = [item for item in batch.pieces.items() if not isinstance(item[1], Stretch)]
         answer = await self._post(header, pieces)
         rounds = 0
         while answer.revision is None:
@@ -271,4 +271,4 @@ async def _noting(frames: AsyncIterator[bytes], unsettled: list[Exception]) -> A
 
 
 def _size(piece: Piece) -> int:
-    return len(piece) if isinstance(piece, bytes) else piece.size
+    return piece.size if isinstance(piece, Stretch) else len(piece)

@@ -228,6 +228,7 @@ class UploadInParts:
                 self._step_over(chunk)
             at += len(run.chunks)
             self._join(run)
+        self._builder.let_go_of(cuts)
         self._part_chunks += len(cuts)
 
     def _step_over(self, chunk: Chunk) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections.abc import AsyncIterator
 
@@ -43,20 +44,35 @@ async def frames(content: StreamReader) -> AsyncIterator[Batch | ChunkFrame]:
         total += head.size_bytes
         if total > protocol.MAX_BODY_BYTES:
             raise LimitError(f"a request is over the limit of {protocol.MAX_BODY_BYTES} bytes")
-        chunk_list = await body.read(head.head_bytes)
-        packed = await body.read(head.packed_bytes)
-        protocol.check_frame(head, chunk_list, packed)
-        if head.codec is Codec.ZSTD:
-            payload = await asyncio.to_thread(protocol.unpack_payload, head, packed)
-        else:
-            payload = packed
         if head.kind is FrameKind.CHUNKS:
-            yield ChunkFrame(protocol.decode_chunk_list(chunk_list, head.size_bytes), payload)
+            yield await _chunks(body, head)
         elif head.kind is FrameKind.BATCH and first:
-            yield await asyncio.to_thread(protocol.decode, payload, Batch)
+            yield await _batch(body, head)
         else:
             raise ProtocolError("a frame of this kind has no place here")
         first = False
+
+
+async def _batch(body: _Body, head: FrameHead) -> Batch:
+    digest = await body.read(head.head_bytes)
+    packed = await body.read(head.packed_bytes)
+    protocol.check_frame(head, digest, packed)
+    payload = await asyncio.to_thread(protocol.unpack_payload, head, packed)
+    return await asyncio.to_thread(protocol.decode, payload, Batch)
+
+
+async def _chunks(body: _Body, head: FrameHead) -> ChunkFrame:
+    chunk_list = await body.read(head.head_bytes)
+    if head.codec is Codec.PLAIN:
+        chunks = protocol.decode_chunk_list(chunk_list, head.size_bytes)
+        return ChunkFrame(chunks, [await body.read(chunk.size) for chunk in chunks])
+    packed = await body.read(head.packed_bytes)
+    payload = memoryview(await asyncio.to_thread(protocol.unpack_payload, head, packed))
+    chunks = protocol.decode_chunk_list(chunk_list, head.size_bytes)
+    ends = list(itertools.accumulate(chunk.size for chunk in chunks))
+    return ChunkFrame(
+        chunks, [payload[end - chunk.size : end] for chunk, end in zip(chunks, ends, strict=True)]
+    )
 
 
 class _Body:

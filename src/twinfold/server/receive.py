@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import NamedTuple
 
 from twinfold import protocol
@@ -28,10 +28,10 @@ from twinfold.storage.interface import Index
 
 
 class ChunkFrame(NamedTuple):
-    """Chunks as they came: what they are said to be, and their bytes one after the other."""
+    """Chunks as they came: what they are said to be, and the bytes of each."""
 
     chunks: list[Chunk]
-    payload: bytes | memoryview
+    contents: Sequence[bytes | memoryview]
 
 
 Frames = AsyncIterator[Batch | ChunkFrame]
@@ -213,7 +213,7 @@ class Receiver:
     async def _store(self, pending: PendingBatch, frame: ChunkFrame) -> None:
         if not pending.is_complete:
             await self._pending.in_stage_thread(
-                lambda: self._stager.store(pending.staged, frame.chunks, frame.payload)
+                lambda: self._stager.store(pending.staged, frame.chunks, frame.contents)
             )
 
     async def _complete(self, pending: PendingBatch) -> list[bytes]:

@@ -303,19 +303,18 @@ class Stager:
         self._sources.clear()
 
     def store(
-        self, batch: StagedBatch, chunks: Sequence[Chunk], payload: bytes | memoryview
+        self,
+        batch: StagedBatch,
+        chunks: Sequence[Chunk],
+        contents: Sequence[bytes | memoryview],
     ) -> None:
-        """Put chunks from the wire where the batch wants them.
+        """Put chunks from the wire, with the bytes of each, where the batch wants them.
 
         Raises:
             ContentMismatchError: bytes do not hash to what was announced for them.
         """
-        view = memoryview(payload)
-        offset = 0
         pieces: dict[bytes, bytes | memoryview] = {}
-        for chunk in chunks:
-            data = view[offset : offset + chunk.size]
-            offset += chunk.size
+        for chunk, data in zip(chunks, contents, strict=True):
             if chunk.id not in batch.wanted:
                 continue
             if chunk.size != batch.sizes[chunk.id] or chunk_id(data) != chunk.id:
@@ -326,18 +325,21 @@ class Stager:
     def _write(self, batch: StagedBatch, pieces: Mapping[bytes, bytes | memoryview]) -> None:
         """Put verified chunks into all the places that wait for them."""
         whole: dict[bytes, StagedChange] = {}
+        partial: dict[StagedChange, list[tuple[int, bytes | memoryview]]] = {}
         for chunk, data in pieces.items():
             for staged, offset in batch.wanted.get(chunk, ()):
-                if staged.refusal is not None or staged.inode:
+                if staged.refusal is not None or staged.inode or staged.name in whole:
                     continue
-                if staged.comes_whole(pieces):
+                if staged not in partial and staged.comes_whole(pieces):
                     whole[staged.name] = staged
-                    continue
-                try:
-                    self._open_file(staged.name).write(offset, data)
-                except OSError as error:
-                    self._refuse(batch, staged, error)
-                staged.is_begun = True
+                else:
+                    partial.setdefault(staged, []).append((offset, data))
+        for staged, parts in partial.items():
+            staged.is_begun = True
+            try:
+                self._open_file(staged.name).write(parts)
+            except OSError as error:
+                self._refuse(batch, staged, error)
         self._create_files(batch, list(whole.values()), pieces)
         for chunk in pieces:
             batch.wanted.pop(chunk, None)

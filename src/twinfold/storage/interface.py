@@ -303,8 +303,8 @@ class Space(Protocol):
 class StagedFile(Protocol):
     """A staged file being filled; its bytes come in any order."""
 
-    def write(self, offset: int, data: bytes | memoryview) -> None:
-        """Put verified bytes at ``offset``."""
+    def write(self, pieces: Iterable[tuple[int, bytes | memoryview]]) -> None:
+        """Put verified bytes where they belong; each piece is (offset, bytes)."""
 
     def truncate(self, size_bytes: int) -> None:
         """Drop what lies beyond ``size_bytes``."""

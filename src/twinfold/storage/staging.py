@@ -26,6 +26,8 @@ _PRIVATE = 0o600
 _FEW_FILES = 8
 """Up to so many files are synced one by one; more by one sync of the file system."""
 _ZEROS = bytes(96 * 1024)
+_MOST_PARTS = 1024
+"""What one call writes at most, by POSIX (IOV_MAX)."""
 
 
 class FileBeingFilled:
@@ -41,16 +43,31 @@ class FileBeingFilled:
             os.ftruncate(self._fd, size_bytes)
         self._staged_bytes = min(self._staged_bytes, size_bytes)
 
-    def write(self, offset: int, data: bytes | memoryview) -> None:
-        """Put verified bytes at ``offset``."""
-        fresh = offset >= self._staged_bytes
-        if fresh and data[0] == 0 and data == _ZEROS[: len(data)]:
-            return
-        view = memoryview(data)
-        while view:
-            written = os.pwrite(self._fd, view, offset)
-            view = view[written:]
+    def write(self, pieces: Iterable[tuple[int, bytes | memoryview]]) -> None:
+        """Put verified bytes where they belong, those that adjoin in one call."""
+        run: list[bytes | memoryview] = []
+        start = end = 0
+        for offset, data in pieces:
+            if self._is_hole(offset, data):
+                continue
+            if offset != end or len(run) == _MOST_PARTS:
+                self._write_run(start, run)
+                run, start = [], offset
+            run.append(data)
+            end = offset + len(data)
+        self._write_run(start, run)
+
+    def _is_hole(self, offset: int, data: bytes | memoryview) -> bool:
+        return offset >= self._staged_bytes and data[0] == 0 and data == _ZEROS[: len(data)]
+
+    def _write_run(self, offset: int, parts: list[bytes | memoryview]) -> None:
+        while parts:
+            written = os.pwritev(self._fd, parts, offset)
             offset += written
+            while parts and written >= len(parts[0]):
+                written -= len(parts.pop(0))
+            if written:
+                parts[0] = memoryview(parts[0])[written:]
 
     def extend(self, size_bytes: int) -> None:
         """Make sure that the file is at least this long: a hole may be at its end."""
