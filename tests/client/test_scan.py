@@ -484,7 +484,7 @@ def _kept_bytes(batch: batches.Batch) -> int:
         for piece in batch.pieces.values()
         if not isinstance(piece, batches.Stretch)
     ]
-    return sum({id(owner): len(owner) for owner in owners}.values())
+    return sum({id(owner): memoryview(owner).nbytes for owner in owners}.values())
 
 
 def test_ignored_names_are_invisible(source: ScannedSource) -> None:
