@@ -34,6 +34,14 @@ def unknown_version(index: sqlite3.Connection) -> None:
     index.execute("UPDATE alembic_version SET version_num = '0000'")
 
 
+def version_without_sense(index: sqlite3.Connection) -> None:
+    index.execute("UPDATE alembic_version SET version_num = ''")
+
+
+def version_below_all(index: sqlite3.Connection) -> None:
+    index.execute("UPDATE alembic_version SET version_num = -9223372036854775808")
+
+
 def steps_of_another_type(index: sqlite3.Connection) -> None:
     index.execute("INSERT INTO intents (number, steps) VALUES (999, 5)")
 
@@ -51,7 +59,16 @@ def taken_number(index: sqlite3.Connection) -> None:
 
 
 @pytest.mark.parametrize(
-    "spoil", [unknown_version, steps_of_another_type, stranger_in_the_attic, orphan, taken_number]
+    "spoil",
+    [
+        unknown_version,
+        version_without_sense,
+        version_below_all,
+        steps_of_another_type,
+        stranger_in_the_attic,
+        orphan,
+        taken_number,
+    ],
 )
 def test_an_index_that_says_what_cannot_be(
     pair: Pair, spoil: Callable[[sqlite3.Connection], None]
@@ -68,6 +85,23 @@ def test_an_index_that_says_what_cannot_be(
     (pair.source / "other").write_bytes(b"other")
     pair.sync()
     assert list(own.glob("damaged-*.sqlite"))
+
+
+def test_something_else_in_the_place_of_the_reserve(pair: Pair) -> None:
+    """It says nothing of the room: content comes in, and what was replaced is kept."""
+    (pair.source / "file").write_bytes(b"old")
+    pair.start_server()
+    pair.sync()
+    pair.server.terminate()
+    ballast = pair.dest / ".twinfold" / "ballast"
+    ballast.unlink()
+    ballast.mkdir()
+    pair.restart_server()
+    (pair.source / "file").write_bytes(b"new")
+    pair.sync()
+    (pair.source / "other").write_bytes(b"other")
+    pair.sync()
+    assert pair.has_in_attic(b"old")
 
 
 def test_a_state_that_says_what_cannot_be(pair: Pair) -> None:

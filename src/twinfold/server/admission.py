@@ -47,11 +47,23 @@ class Admission:
         self._strangers: dict[web.RequestHandler, None] = {}
         self._most_descriptors = _most_descriptors()
 
+    @property
+    def _most_strangers(self) -> int:
+        return min(MOST_STRANGERS, self._most_descriptors)
+
+    @property
+    def backlog(self) -> int:
+        """How many connections may be waiting, and be accepted at once.
+
+        Those that have to go for them are closed only after all of them were accepted.
+        """
+        return max(1, self._most_strangers // 4)
+
     def meet(self, make: Callable[[], web.RequestHandler]) -> web.RequestHandler:
         """Return the handler of a new connection: a stranger."""
         handler = make()
         self._strangers[handler] = None
-        if len(self._strangers) > min(MOST_STRANGERS, self._most_descriptors):
+        if len(self._strangers) > self._most_strangers:
             oldest = next(iter(self._strangers))
             del self._strangers[oldest]
             # Without a transport it has ended, or is still in its handshake, which has a limit

@@ -130,6 +130,7 @@ async def _listen(
             address.host,
             address.port,
             ssl=tls,
+            backlog=routes.admission.backlog,
             ssl_handshake_timeout=_HANDSHAKE_TIMEOUT_S if tls else None,
         )
     except OSError as error:

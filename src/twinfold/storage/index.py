@@ -52,7 +52,8 @@ from twinfold.storage.sqlite_errors import DISK_ERRORS, code_of, unreadable
 from twinfold.storage.statements import PREFIXES_A_QUERY, Statements
 from twinfold.storage.transaction import SESSION_FOLDER, SqlTransaction, node_of
 
-HEAD_REVISION = "0001"
+REVISIONS = ("0001",)
+HEAD_REVISION = REVISIONS[-1]
 _MOST_PLACES = 16
 _ENTRIES_A_GROUP = 1_000
 
@@ -78,6 +79,9 @@ def open_index(path: Path) -> SqlIndex:
         _check_pages(engine, path)
         _empty_log(engine, path)
         return SqlIndex(engine)
+    except DestinationError:
+        engine.dispose()
+        raise
     except DatabaseError as error:
         engine.dispose()
         if code_of(error) == sqlite3.SQLITE_FULL:
@@ -110,11 +114,13 @@ def _migrate(engine: Engine, path: Path) -> None:
         found = None
         if inspect(connection).has_table("alembic_version"):
             found = connection.scalar(text("SELECT version_num FROM alembic_version"))
-        if found is not None and str(found) > HEAD_REVISION:
-            raise FormatError(
-                f"{path.parent.parent} was written by a newer twinfold (index format {found}); "
-                "update this server"
-            )
+        if found is not None and found not in REVISIONS:
+            if isinstance(found, str) and found.isdecimal() and found > HEAD_REVISION:
+                raise FormatError(
+                    f"{path.parent.parent} was written by a newer twinfold (index format {found}); "
+                    "update this server"
+                )
+            raise DamagedIndexError(f"the index {path} is of no version that there was")
         if found != HEAD_REVISION:
             _run_migrations(connection)
         # An error in between may have left the tables without them.
@@ -132,7 +138,6 @@ def _check_pages(engine: Engine, path: Path) -> None:
         if found == "ok":
             found = unsound(connection) or "ok"
     if found != "ok":
-        engine.dispose()
         raise DamagedIndexError(f"the index {path} is damaged: {found}")
 
 
@@ -146,7 +151,6 @@ def _empty_log(engine: Engine, path: Path) -> None:
         driver: Any = connection.connection.driver_connection
         busy = driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
     if busy:
-        engine.dispose()
         raise DestinationError(f"the index {path} is in use by something else; end that first")
 
 

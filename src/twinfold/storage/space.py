@@ -6,11 +6,14 @@ import sys
 
 assert sys.platform != "win32"
 
+import errno
 import os
+from contextlib import suppress
 
 from twinfold.core.room import Room
 
 _NAME = b"ballast"
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _OPEN = os.O_CREAT | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -36,7 +39,10 @@ class Space:
         )
 
     def hold(self) -> bool:
-        """Take hold of the reserve unless that is so already; False if there is no room for it."""
+        """Take hold of the reserve unless that is so already; False if there is no room for it.
+
+        What else hinders it says nothing of the room: content may come in all the same.
+        """
         if self.is_held:
             return True
         room = self.measure()
@@ -50,19 +56,17 @@ class Space:
                     _fill(fd, room.reserve_bytes)
             finally:
                 os.close(fd)
-        except OSError:
+        except OSError as error:
             self.release()
-            return False
+            return error.errno not in _NO_ROOM
         self.is_held = True
         return True
 
     def release(self) -> None:
         """Give the reserve up, for the index to write in."""
         self.is_held = False
-        try:
+        with suppress(OSError):
             os.unlink(_NAME, dir_fd=self._folder)
-        except OSError:
-            return
 
 
 if sys.platform == "linux":
