@@ -29,6 +29,7 @@ class Statements:
         self.insert_node = self._compile(insert(nodes))
         self.delete_node = self._compile(delete(nodes).where(nodes.c.id == bindparam("old")))
         self.insert_place = self._compile(insert(places))
+        self.insert_attic = self._compile(insert(tables.attic))
         self.cut_places = self._compile(
             delete(places).where(
                 places.c.node == bindparam("old"), places.c.position >= bindparam("first")

@@ -47,6 +47,7 @@ class SqlTransaction:
         self._written: set[int] = set()
         self._fresh: set[int] = set()
         self._place_rows: list[tuple[Any, ...]] = []
+        self._attic_rows: list[tuple[Any, ...]] = []
 
     def child(self, parent: int, name: bytes) -> Node | None:
         """Return the node of that name, if there is one."""
@@ -119,8 +120,7 @@ class SqlTransaction:
 
     def add_to_attic(self, node_id: int, path: bytes, removed_ns: int) -> None:
         """Record what a node of the attic was called, and when it left the tree."""
-        row = {"node": node_id, "path": path, "removed_ns": removed_ns}
-        self._connection.execute(insert(tables.attic), row)
+        self._attic_rows.append((node_id, removed_ns, path))
 
     def add_intents(self, steps: Sequence[Step]) -> None:
         """Record steps that will happen from this commit on."""
@@ -138,8 +138,7 @@ class SqlTransaction:
 
     def forget(self, node_id: int) -> None:
         """Forget a node, all below it, and their chunk places and attic records."""
-        self._write_places()
-        self._write_nodes()
+        self._write_rows()
         nodes = tables.nodes
         below = select(nodes.c.id).where(nodes.c.id == node_id).cte("below", recursive=True)
         below = below.union_all(select(nodes.c.id).where(nodes.c.parent == below.c.id))
@@ -164,13 +163,19 @@ class SqlTransaction:
 
     def finish(self) -> None:
         """Write out what is still held in memory."""
-        self._write_places()
-        self._write_nodes()
+        self._write_rows()
         self._connection.execute(
             update(tables.counters)
             .where(tables.counters.c.name == "node")
             .values(value=self.next_id)
         )
+
+    def _write_rows(self) -> None:
+        self._write_places()
+        self._write_nodes()
+        if self._attic_rows:
+            self._cursor.executemany(self._statements.insert_attic, self._attic_rows)
+            self._attic_rows = []
 
     def _write_places(self) -> None:
         if self._place_rows:
