@@ -18,7 +18,6 @@ from twinfold.core.planning import DIRECTORY, FILE, SYMLINK
 from twinfold.errors import FormatError, StateError
 from twinfold.model import Entry, Kind
 
-
 ROWS = b"hash of 8\0\1" * 50
 
 

@@ -284,6 +284,16 @@ class Attacker:
     def lying_recipes(self) -> None:
         """Recipes out of what is there and what is not: whatever they build has to hash right."""
         random_ = self.random
+        if random_.random() < 0.5:
+            # All is right but the result: never to be believed.
+            data = random_.randbytes(50)
+            self.known.pop(chunk(data).id, None)
+            change = PutFile(
+                random_.choice(_PATHS[:3]), 0o644, 1, 50, chunk(data).id, [chunk(data)]
+            )
+            lie = Recipe(chunk(data).id, 50, [], [50], bytes(50))
+            self.offer([change], batch_frame([change]) + recipes_frame([lie]))
+            return
         data = self.content()
         old = random_.choice(list(self.known.values()))
         base = Chunk(chunk(old).id, random_.choice([len(old), 1, protocol.MAX_CHUNK_BYTES]))
