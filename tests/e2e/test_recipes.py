@@ -13,6 +13,9 @@ import pytest
 from tests.e2e.harness import Pair
 from tests.e2e.proxy import Proxy
 from tests.e2e.trees import random_bytes
+from tests.e2e.wire import Wire, batch_frame, put, recipes_frame
+from twinfold.model import Chunk, Copy, Recipe
+from twinfold.protocol import MAX_CHUNK_BYTES, MAX_FRAME_RECIPES
 
 assert sys.platform != "win32"
 
@@ -133,3 +136,17 @@ def test_old_content_that_is_gone_is_not_missed(pair: Pair) -> None:
     insert(path, 15_000, b"0123456789")
     pair.settle()
     assert proxy.sent_bytes - before > CHUNK_BYTES
+
+
+def test_recipes_ask_for_no_more_than_a_request_may_bring(pair: Pair) -> None:
+    """A few bytes of recipes that would read and build without end are over the limit."""
+    pair.start_server()
+    wire = Wire(pair.port, pair.token)
+    wire.open_session()
+    base = Chunk(bytes(32), MAX_CHUNK_BYTES)
+    recipe = Recipe(bytes(32), MAX_CHUNK_BYTES, [base] * 8, [Copy(0, 0, MAX_CHUNK_BYTES)], b"")
+    frame = recipes_frame([recipe] * MAX_FRAME_RECIPES)
+    batch = batch_frame([put(b"f", b"data")])
+    assert wire.post(1, batch + frame).status == 200
+    assert wire.post(1, batch + frame * 2).status == 413
+    assert wire.post(1, batch + recipes_frame([recipe] * (MAX_FRAME_RECIPES + 1))).status == 413
