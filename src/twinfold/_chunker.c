@@ -38,6 +38,12 @@
 #define RANK_BYTES 64
 #define CANDIDATE_BELOW 64
 
+#define MIN_SUB_BLOCK_BYTES 256
+#define MAX_SUB_BLOCK_BYTES 8192
+#define ROW_BYTES 10
+/* Each row but the last is of a sub-block of at least the minimum. */
+#define MAX_ROWS (MAX_BYTES / MIN_SUB_BLOCK_BYTES + 1)
+
 #define RANK_START UINT64_C(0x9E3779B97F4A7C15)
 #define RANK_STEP UINT64_C(0xBF58476D1CE4E5B9)
 #define RANK_END UINT64_C(0x94D049BB133111EB)
@@ -60,15 +66,22 @@ typedef struct {
     size_t count;
 } span;
 
+/* The candidate of least rank; or, where `marks` is set, a bit for each of them. */
 typedef struct {
     uint64_t rank;
     size_t position;
+    uint64_t *marks;
 } choice;
 
-static uint64_t load_le64(const uint8_t *bytes) {
+static inline uint64_t load_le64(const uint8_t *bytes) {
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+    uint64_t word;
+    memcpy(&word, bytes, sizeof word);
+#else
     uint64_t word = 0;
     for (int i = 7; i >= 0; i--)
         word = word << 8 | bytes[i];
+#endif
     return word;
 }
 
@@ -85,6 +98,10 @@ static uint64_t rank_at(const uint8_t *last_byte) {
 
 /* Kept out of the scanning loops, whose registers it would take. */
 static NOINLINE void consider(choice *best, const uint8_t *first, size_t position) {
+    if (best->marks != NULL) {
+        best->marks[position / 64] |= UINT64_C(1) << position % 64;
+        return;
+    }
     uint64_t rank = rank_at(first + position);
     if (rank < best->rank || (rank == best->rank && position < best->position)) {
         best->rank = rank;
@@ -291,7 +308,7 @@ static size_t chunk_length(scan_function scan, const uint8_t *chunk, size_t rest
     if (longest <= MIN_BYTES)
         return longest;
     span positions = {chunk + MIN_BYTES - 1, longest - MIN_BYTES + 1};
-    choice best = {UINT64_MAX, positions.count - 1};
+    choice best = {UINT64_MAX, positions.count - 1, NULL};
     scan(positions, &best);
     return best.position + MIN_BYTES;
 }
@@ -305,6 +322,73 @@ static size_t find_lengths(scan_function scan, const uint8_t *data, size_t size,
         start += length;
     }
     return count;
+}
+
+/* ---- sub-blocks --------------------------------------------------------- */
+
+static uint64_t hash_word(uint64_t word, uint64_t number) {
+    uint64_t mixed = (word ^ number * RANK_START) * RANK_STEP;
+    return (mixed ^ mixed >> 32) * RANK_END;
+}
+
+static uint64_t hash_sub_block(const uint8_t *bytes, size_t size) {
+    const size_t words = size / 8, rest = size % 8;
+    uint64_t sum = size;
+    for (size_t i = 0; i < words; i++)
+        sum += hash_word(load_le64(bytes + 8 * i), i + 1);
+    if (rest) {
+        uint8_t last[8] = {0};
+        memcpy(last, bytes + 8 * words, rest);
+        sum += hash_word(load_le64(last), words + 1);
+    }
+    return sum ^ sum >> 32;
+}
+
+/* The first marked position from `from` to `to`, `to` + 1 if there is none. */
+static size_t next_mark(const uint64_t *marks, size_t from, size_t to) {
+    for (size_t i = from; i <= to; i++) {
+        if (i % 64 == 0 && marks[i / 64] == 0)
+            i += 63;
+        else if (marks[i / 64] >> i % 64 & 1)
+            return i;
+    }
+    return to + 1;
+}
+
+static size_t sub_block_length(const uint64_t *marks, size_t start, size_t size) {
+    size_t longest = size - start;
+    if (longest > MAX_SUB_BLOCK_BYTES)
+        longest = MAX_SUB_BLOCK_BYTES;
+    if (longest <= MIN_SUB_BLOCK_BYTES)
+        return longest;
+    /* Position 0 is that of the last byte of the shortest sub-block at the start. */
+    size_t last = start + longest - MIN_SUB_BLOCK_BYTES;
+    size_t found = next_mark(marks, start, last);
+    return found <= last ? found + MIN_SUB_BLOCK_BYTES - start : longest;
+}
+
+static void write_le(uint8_t *bytes, uint64_t number, int count) {
+    for (int i = 0; i < count; i++)
+        bytes[i] = (uint8_t)(number >> 8 * i);
+}
+
+static size_t find_sub_blocks(scan_function scan, const uint8_t *chunk, size_t size,
+                              uint8_t *rows) {
+    uint64_t marks[MAX_BYTES / 64] = {0};
+    if (size > MIN_SUB_BLOCK_BYTES) {
+        span positions = {chunk + MIN_SUB_BLOCK_BYTES - 1,
+                          size - MIN_SUB_BLOCK_BYTES + 1};
+        choice all = {0, 0, marks};
+        scan(positions, &all);
+    }
+    uint8_t *row = rows;
+    for (size_t start = 0; start < size; row += ROW_BYTES) {
+        size_t length = sub_block_length(marks, start, size);
+        write_le(row, hash_sub_block(chunk + start, length), 8);
+        write_le(row + 8, length, 2);
+        start += length;
+    }
+    return (size_t)(row - rows);
 }
 
 /* ---- the Python module -------------------------------------------------- */
@@ -362,6 +446,32 @@ static PyObject *cut_lengths(PyObject *module, PyObject *arguments) {
     return list;
 }
 
+PyDoc_STRVAR(sub_blocks_doc,
+             "sub_blocks(chunk, kernel)\n--\n\n"
+             "Rows of the sub-blocks that a chunk consists of.");
+
+/* A chunk takes some microseconds: the GIL is kept, to wait for it would take longer. */
+static PyObject *sub_blocks(PyObject *module, PyObject *arguments) {
+    (void)module;
+    Py_buffer chunk;
+    const char *kernel;
+    if (!PyArg_ParseTuple(arguments, "y*s:sub_blocks", &chunk, &kernel))
+        return NULL;
+    PyObject *rows = NULL;
+    scan_function scan = find_kernel(kernel);
+    if (scan == NULL) {
+        PyErr_Format(PyExc_ValueError, "no kernel named %s here", kernel);
+    } else if (chunk.len > MAX_BYTES) {
+        PyErr_SetString(PyExc_ValueError, "a chunk is not longer than 96 KiB");
+    } else {
+        uint8_t found[MAX_ROWS * ROW_BYTES];
+        size_t size = find_sub_blocks(scan, chunk.buf, (size_t)chunk.len, found);
+        rows = PyBytes_FromStringAndSize((const char *)found, (Py_ssize_t)size);
+    }
+    PyBuffer_Release(&chunk);
+    return rows;
+}
+
 PyDoc_STRVAR(kernels_doc, "kernels()\n--\n\n"
                           "Names of the kernels that this processor runs, fastest first.");
 
@@ -375,6 +485,7 @@ static PyObject *kernels(PyObject *module, PyObject *unused) {
 
 static PyMethodDef methods[] = {
     {"cut_lengths", cut_lengths, METH_VARARGS, cut_lengths_doc},
+    {"sub_blocks", sub_blocks, METH_VARARGS, sub_blocks_doc},
     {"kernels", kernels, METH_NOARGS, kernels_doc},
     {NULL, NULL, 0, NULL},
 };

@@ -44,6 +44,29 @@ class Chunk(msgspec.Struct, frozen=True, array_like=True):
     size: int
 
 
+class Copy(msgspec.Struct, frozen=True, array_like=True):
+    """A part of a recipe: ``size`` bytes from ``offset`` of the recipe's ``base``-th base on."""
+
+    base: int
+    offset: int
+    size: int
+
+
+class Recipe(msgspec.Struct, frozen=True, array_like=True):
+    """How to build a chunk out of other chunks.
+
+    Each of ``parts`` in order is so many bytes of ``literal``, or a copy. ``literal`` is plain
+    if it is as long as these together; otherwise it is packed as one zstd frame, whose
+    dictionary (raw content) is what the copies give, one after the other.
+    """
+
+    id: bytes
+    size: int
+    bases: list[Chunk]
+    parts: list[int | Copy]
+    literal: bytes
+
+
 class Run(msgspec.Struct, frozen=True, array_like=True):
     """A stretch of a manifest written as a difference to a base content.
 

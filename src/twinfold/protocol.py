@@ -21,8 +21,9 @@ from typing import Any, TypeVar
 import msgspec
 from blake3 import blake3
 
+from twinfold.core.recipes import check_recipe
 from twinfold.errors import ContentMismatchError, LimitError, ProtocolError
-from twinfold.model import Change, Chunk, Entry, Natural
+from twinfold.model import Change, Chunk, Entry, Natural, Recipe
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -45,6 +46,7 @@ MAX_BATCH_CHANGES = 4_096
 MAX_BATCH_CHUNKS = 65_536
 MAX_FRAME_BYTES = 4 * 1024 * 1024
 MAX_FRAME_CHUNKS = 8_192
+MAX_FRAME_RECIPES = 256
 MAX_FRAME_HEAD_BYTES = 48 * MAX_FRAME_CHUNKS
 MAX_CHUNK_BYTES = 96 * 1024
 DIGEST_BYTES = 16
@@ -60,10 +62,11 @@ EVENTS_WAIT_S = 25.0
 
 
 class FrameKind(IntEnum):
-    """What a frame carries; 3 is set aside for recipes of sub-blocks."""
+    """What a frame carries."""
 
     BATCH = 1
     CHUNKS = 2
+    RECIPES = 3
     ENTRIES = 4
     END = 5
     PROGRESS = 6
@@ -189,6 +192,7 @@ _Message = TypeVar("_Message")
 
 _CHUNK_LIST = list[Chunk]
 _ENTRY_LIST = list[Entry]
+_RECIPE_LIST = list[Recipe]
 _encoder = msgspec.msgpack.Encoder()
 _KINDS = (
     Hello,
@@ -203,6 +207,7 @@ _KINDS = (
     Natural,
     _CHUNK_LIST,
     _ENTRY_LIST,
+    _RECIPE_LIST,
 )
 # Made before there are threads: msgspec prepares a type at its first use, and another thread
 # that uses it meanwhile brings the process down.
@@ -285,7 +290,8 @@ def parse_frame_head(data: bytes | memoryview) -> FrameHead:
         frame = FrameHead(FrameKind(kind), Codec(codec), head_bytes, packed_bytes, size_bytes)
     except ValueError as error:
         raise ProtocolError(f"unknown frame: {error}") from error
-    limit = MAX_FRAME_BYTES if frame.kind is FrameKind.CHUNKS else MAX_BATCH_HEADER_BYTES
+    is_content = frame.kind in (FrameKind.CHUNKS, FrameKind.RECIPES)
+    limit = MAX_FRAME_BYTES if is_content else MAX_BATCH_HEADER_BYTES
     if size_bytes > limit or packed_bytes > size_bytes or head_bytes > MAX_FRAME_HEAD_BYTES:
         raise LimitError(f"a frame of {size_bytes} bytes is over the limit of {limit}")
     if frame.codec is Codec.PLAIN and packed_bytes != size_bytes:
@@ -325,6 +331,20 @@ def decode_chunk_list(head: bytes | memoryview, size_bytes: int) -> list[Chunk]:
     if sum(chunk.size for chunk in chunks) != size_bytes:
         raise ProtocolError("the chunks of a frame do not add up to its size", 422)
     return chunks
+
+
+def decode_recipes(payload: bytes | memoryview) -> list[Recipe]:
+    """Return the recipes of a frame, each checked by itself.
+
+    Raises:
+        ProtocolError, LimitError: they are not well formed, or too many.
+    """
+    recipes = decode(payload, _RECIPE_LIST)
+    if len(recipes) > MAX_FRAME_RECIPES:
+        raise LimitError(f"a frame of {len(recipes)} recipes is over {MAX_FRAME_RECIPES}")
+    for recipe in recipes:
+        check_recipe(recipe)
+    return recipes
 
 
 def decode_revision(payload: bytes | memoryview) -> int:

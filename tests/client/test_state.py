@@ -18,6 +18,8 @@ from twinfold.core.planning import DIRECTORY, FILE, SYMLINK
 from twinfold.errors import FormatError, StateError
 from twinfold.model import Entry, Kind
 
+ROWS = b"hash of 8\0\1" * 50
+
 
 @pytest.fixture
 def state(tmp_path: Path) -> Iterator[State]:
@@ -44,7 +46,7 @@ def fill(state: State) -> None:
         Insert(file(5, 4, b"g", manifest=1)),
         SaveSegment(1, 0, b"x" * 32),
     ]
-    state.acknowledge(effects, [b"x" * 32], 7)
+    state.acknowledge(effects, [b"x" * 32], 7, [(b"x" * 32, ROWS)])
 
 
 def test_an_acknowledgement_brings_rows_chunks_and_revision(state: State) -> None:
@@ -124,6 +126,60 @@ def test_a_newer_format_is_refused(tmp_path: Path) -> None:
         open_state(path, b"/source")
 
 
+def test_a_state_of_the_first_format_is_brought_up(tmp_path: Path) -> None:
+    """It had no sub-blocks; all else stays."""
+    path = tmp_path / "state.sqlite"
+    state = open_state(path, b"/source")
+    fill(state)
+    state.close()
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("DROP TABLE sub_blocks")
+        database.execute("DELETE FROM meta WHERE key = 'sub_block_bytes'")
+        database.execute("PRAGMA user_version = 1")
+    for _ in range(2):
+        state = open_state(path, b"/source")
+        assert (state.revision, state.entries) == (7, 4)
+        assert state.sub_blocks([b"x" * 32]) == []
+        state.close()
+    assert list(tmp_path.glob("*.damaged-*")) == []
+
+
+def test_sub_blocks_are_kept_by_chunk(tmp_path: Path) -> None:
+    path = tmp_path / "state.sqlite"
+    state = open_state(path, b"/source")
+    fill(state)
+    other = b"y" * 32
+    state.acknowledge([], [], None, [(other, ROWS[:10]), (b"x" * 32, ROWS[:20])])
+    state.close()
+    state = open_state(path, b"/source")
+    assert state.sub_blocks([b"x" * 32, b"z" * 32, other]) == [
+        (b"x" * 32, ROWS[:20]),
+        (other, ROWS[:10]),
+    ]
+    state.close()
+
+
+def test_the_oldest_sub_blocks_go_beyond_the_budget(tmp_path: Path) -> None:
+    """Those of what changed last stay; what is kept again counts as new."""
+    path = tmp_path / "state.sqlite"
+    state = open_state(path, b"/source")
+    state.sub_block_budget_bytes = 100_000
+    names = [number.to_bytes(8, "big") + bytes(24) for number in range(1_000)]
+    for name in names:
+        state.acknowledge([], [], None, [(name, ROWS), (names[0], ROWS)])
+        kept = sum(len(rows) for _, rows in state.sub_blocks(names))
+        assert kept <= 100_000
+    kept_names = [name for name, _ in state.sub_blocks(names)]
+    assert kept_names == [names[0], *names[-(len(kept_names) - 1) :]]
+    assert len(kept_names) > 100
+    state.close()
+    state = open_state(path, b"/source")
+    state.sub_block_budget_bytes = 1_000
+    state.acknowledge([], [], None, [(b"y" * 32, ROWS)])
+    assert [name for name, _ in state.sub_blocks([*names, b"y" * 32])] == [b"y" * 32]
+    state.close()
+
+
 @pytest.mark.parametrize("damage", [b"", b"garbage" * 1_000])
 def test_a_damaged_file_is_set_aside(tmp_path: Path, damage: bytes) -> None:
     """A new state begins; a truncated one is as good as none."""
@@ -163,6 +219,14 @@ def test_a_damaged_file_is_set_aside(tmp_path: Path, damage: bytes) -> None:
         "UPDATE meta SET value = 9223372036854775807 WHERE key = 'entries'",
         "INSERT INTO meta VALUES ('instances', x'00')",
         "INSERT INTO meta VALUES ('server', CAST(x'ff' AS TEXT))",
+        "UPDATE sub_blocks SET rows = 'text'",
+        "UPDATE sub_blocks SET rows = x''",
+        "UPDATE sub_blocks SET rows = zeroblob(11)",
+        "UPDATE sub_blocks SET rows = zeroblob(10000)",
+        "UPDATE sub_blocks SET id8 = x''",
+        "UPDATE sub_blocks SET id = 9223372036854775807",
+        "UPDATE meta SET value = -10 WHERE key = 'sub_block_bytes'",
+        "DROP TABLE sub_blocks",
         "DROP TABLE segments",
         "PRAGMA user_version = 0",
     ],

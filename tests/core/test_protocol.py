@@ -139,7 +139,8 @@ def test_a_frame_that_unpacks_to_far_more_costs_no_memory() -> None:
 @pytest.mark.parametrize(
     ("kind", "codec", "sizes", "error"),
     [
-        (3, 0, (0, 1, 1), ProtocolError),
+        (0, 0, (0, 1, 1), ProtocolError),
+        (3, 1, (0, 1, protocol.MAX_FRAME_BYTES + 1), LimitError),
         (9, 0, (0, 1, 1), ProtocolError),
         (1, 2, (0, 1, 1), ProtocolError),
         (1, 0, (0, 1, 2), ProtocolError),

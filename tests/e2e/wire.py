@@ -9,7 +9,7 @@ from typing import NamedTuple
 from blake3 import blake3
 
 from twinfold.core.manifest import content_id
-from twinfold.model import Change, Chunk, PutFile
+from twinfold.model import Change, Chunk, PutFile, Recipe
 from twinfold.protocol import (
     EPOCH_HEADER,
     FOLDER,
@@ -117,3 +117,8 @@ def chunks_frame(contents: Sequence[bytes], announced: Sequence[Chunk] | None = 
     """Return a frame of chunks; ``announced`` may lie about them."""
     head = encode(announced or [chunk(data) for data in contents])
     return pack_frame(FrameKind.CHUNKS, head, contents, None)
+
+
+def recipes_frame(recipes: Sequence[Recipe]) -> bytes:
+    """Return a frame of recipes."""
+    return pack_frame(FrameKind.RECIPES, b"", [encode(recipes)], None)

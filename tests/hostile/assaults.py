@@ -224,6 +224,8 @@ ACTS: list[tuple[str, Callable[[Attacker], None]]] = [
     ("bytes spoilt", Attacker.spoilt_bytes),
     ("bytes spoilt", Attacker.spoilt_bytes),
     ("chunks that lie", Attacker.lying_chunks),
+    ("recipes that lie", Attacker.lying_recipes),
+    ("recipe", Attacker.recipe),
     ("uploads that lie", Attacker.lying_uploads),
     ("upload", Attacker.upload),
     ("replayed", Attacker.replay),

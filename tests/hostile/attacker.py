@@ -16,7 +16,7 @@ import msgspec
 
 from tests.e2e.harness import Pair
 from tests.e2e.trees import Node
-from tests.e2e.wire import Answer, Wire, batch_frame, chunk, chunks_frame
+from tests.e2e.wire import Answer, Wire, batch_frame, chunk, chunks_frame, recipes_frame
 from tests.hostile.folder import Canary, Folder, ImpossibleError, compared, on_disk
 from tests.hostile.mutations import EXTREMES, NAMES, mutate_bytes, mutate_value
 from twinfold import protocol
@@ -25,12 +25,14 @@ from twinfold.errors import ProtocolError
 from twinfold.model import (
     Change,
     Chunk,
+    Copy,
     Delete,
     ExtendUpload,
     MakeDirectory,
     MakeSymlink,
     Move,
     PutFile,
+    Recipe,
     Run,
     SetAttributes,
 )
@@ -278,6 +280,52 @@ class Attacker:
             change = PutFile(path, 0o644, 1, size, content_id(chunks), chunks)
             body = chunks_frame([data, bytes(chunks[1].size)], chunks)
         self.offer([change], batch_frame([change]) + body)
+
+    def lying_recipes(self) -> None:
+        """Recipes out of what is there and what is not: whatever they build has to hash right."""
+        random_ = self.random
+        if random_.random() < 0.5:
+            # All is right but the result: never to be believed.
+            data = random_.randbytes(50)
+            self.known.pop(chunk(data).id, None)
+            change = PutFile(
+                random_.choice(_PATHS[:3]), 0o644, 1, 50, chunk(data).id, [chunk(data)]
+            )
+            lie = Recipe(chunk(data).id, 50, [], [50], bytes(50))
+            self.offer([change], batch_frame([change]) + recipes_frame([lie]))
+            return
+        data = self.content()
+        old = random_.choice(list(self.known.values()))
+        base = Chunk(chunk(old).id, random_.choice([len(old), 1, protocol.MAX_CHUNK_BYTES]))
+        parts: list[int | Copy] = [
+            Copy(
+                random_.choice([0, 0, 0, 1]),
+                random_.choice([0, 0, 1, len(old), *EXTREMES]),
+                random_.choice([len(data), len(old), 1, *EXTREMES]),
+            )
+        ]
+        if random_.random() < 0.5:
+            parts.append(random_.choice([1, len(data), *EXTREMES]))
+        literal = random_.choice([b"", data, data[:1], random_.randbytes(30)])
+        recipe = Recipe(chunk(data).id, len(data), [base], parts, literal)
+        change = PutFile(random_.choice(_PATHS[:3]), 0o644, 1, len(data), recipe.id, [chunk(data)])
+        try:
+            body = batch_frame([change]) + recipes_frame([recipe] * random_.choice([1, 300]))
+        except OverflowError:
+            return
+        self.offer([change], body)
+
+    def recipe(self) -> None:
+        """A recipe that is as it should be, out of what was just sent."""
+        old, new = self.content() + b"old", self.content()
+        data = new + old
+        self.known |= {chunk(one).id: one for one in (old, data)}
+        first = PutFile(b"b", 0o644, 1, len(old), chunk(old).id, [chunk(old)])
+        self.offer([first], batch_frame([first]) + chunks_frame([old]), must=True)
+        change = PutFile(b"b", 0o644, 1, len(data), chunk(data).id, [chunk(data)])
+        parts: list[int | Copy] = [len(new), Copy(0, 0, len(old))]
+        recipe = Recipe(chunk(data).id, len(data), [chunk(old)], parts, new)
+        self.offer([change], batch_frame([change]) + recipes_frame([recipe]), must=True)
 
     def lying_uploads(self) -> None:
         """Uploads, bases, offsets and lengths that do not exist."""

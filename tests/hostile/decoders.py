@@ -19,7 +19,7 @@ import msgspec
 from aiohttp import StreamReader
 from aiohttp.base_protocol import BaseProtocol
 
-from tests.e2e.wire import batch_frame, chunk, chunks_frame, put
+from tests.e2e.wire import batch_frame, chunk, chunks_frame, put, recipes_frame
 from twinfold import config, protocol
 from twinfold.client import events as client_events
 from twinfold.client.control import Control
@@ -27,10 +27,12 @@ from twinfold.client.ignore import IgnoreRules
 from twinfold.client.place import ClientPlace, place_of
 from twinfold.client.tree import open_root
 from twinfold.core.manifest import content_id, expand
+from twinfold.core.recipes import follow_recipe
 from twinfold.errors import ProtocolError, UsageError
 from twinfold.model import (
     Change,
     Chunk,
+    Copy,
     Delete,
     Entry,
     ExtendUpload,
@@ -38,11 +40,13 @@ from twinfold.model import (
     MakeDirectory,
     MakeSymlink,
     Move,
+    Recipe,
     Run,
     SetAttributes,
 )
 from twinfold.protocol import Batch, BatchAnswer, FrameKind, encode, pack_frame
 from twinfold.server.body import frames
+from twinfold.server.receive import RecipeFrame
 from twinfold.server.validate import check_changes
 
 
@@ -73,6 +77,8 @@ CHANGES: list[Change] = [
     Delete(b"old"),
     SetAttributes(b"", 0o700, -5),
 ]
+BASE = b"words of an old chunk"
+RECIPE = Recipe(b"r" * 32, 14, [Chunk(b"b" * 32, len(BASE))], [4, Copy(0, 3, 10)], b"news")
 _ENTRY = Entry(b"folder/file", Kind.FILE, 0o644, 1, len(DATA), chunk(DATA).id, b"")
 _MESSAGES: list[msgspec.Struct] = [
     protocol.Hello("twinfold 1", [1], b"s" * 16),
@@ -85,6 +91,14 @@ _MESSAGES: list[msgspec.Struct] = [
     protocol.Progress(1, 2),
     protocol.ErrorAnswer("owned", "it is another's"),
 ]
+
+
+def _check_recipes(frame: RecipeFrame) -> None:
+    """Whatever was let in builds just what it says, or nothing, out of any bytes."""
+    for recipe in frame.recipes:
+        built = follow_recipe(recipe, [bytes(base.size) for base in recipe.bases])
+        if built is not None and len(built) != recipe.size:
+            raise BrokenPromiseError("a recipe builds more or less than it says")
 
 
 class Decoders:
@@ -122,12 +136,15 @@ class Decoders:
             async for frame in frames(content):
                 if isinstance(frame, Batch):
                     check_changes(frame.changes)
+                elif isinstance(frame, RecipeFrame):
+                    _check_recipes(frame)
                 elif [one.size for one in frame.chunks] != [len(data) for data in frame.contents]:
                     raise BrokenPromiseError("the chunks are not as long as they are said to be")
 
         zeros = bytes(64 * 1024)
         packed = pack_frame(FrameKind.CHUNKS, encode([chunk(zeros)]), [zeros], 3)
         seeds = [batch_frame(CHANGES) + chunks_frame([DATA]), batch_frame(CHANGES, 3) + packed]
+        seeds.append(batch_frame(CHANGES) + recipes_frame([RECIPE]))
         return Decoder("request body", lambda data: self._runner.run(read(data)), seeds)
 
     def _local(self) -> Iterator[Decoder]:
@@ -253,6 +270,11 @@ def _frames() -> Iterator[Decoder]:
             raise BrokenPromiseError("the chunks do not add up")
 
     yield Decoder("chunk list", chunk_list, [encode([chunk(DATA)])], is_packed=True)
+
+    def recipes(data: bytes) -> None:
+        _check_recipes(RecipeFrame(protocol.decode_recipes(data)))
+
+    yield Decoder("recipes", recipes, [encode([RECIPE, RECIPE])], is_packed=True)
 
 
 def _settings() -> Iterator[Decoder]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.planted.fault import Edit, Fault
 from tests.planted.suites import HOSTILE_CLIENT
 
+RECIPES = "tests/server/test_recipes.py"
 RECEIVE = "tests/server/test_receive.py"
 STAGE = "tests/server/test_stage.py"
 WIRE = "tests/e2e/test_wire.py"
@@ -34,6 +35,32 @@ SERVER_FAULTS = (
             ),
         ),
         (STAGE,),
+    ),
+    Fault(
+        "a recipe's result is not compared",
+        "4",
+        (
+            Edit(
+                "server/recipes.py",
+                "    if chunk is None or chunk_id(chunk) != recipe.id:",
+                "    if chunk is None:",
+            ),
+        ),
+        (RECIPES,),
+        also=(HOSTILE_CLIENT,),
+    ),
+    Fault(
+        "the range of a recipe's copy is not checked",
+        "14",
+        (
+            Edit(
+                "core/recipes.py",
+                "    if copy.offset < 0 or copy.size <= 0"
+                " or copy.offset + copy.size > bases[copy.base].size:",
+                "    if copy.size <= 0:",
+            ),
+        ),
+        ("tests/core/test_recipes.py",),
     ),
     Fault(
         "any epoch may write",

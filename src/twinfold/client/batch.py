@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from twinfold.client.effects import Effect, Insert, Relocate, Remove, Update
 from twinfold.client.read import Cut
 from twinfold.client.state import ROOT_NODE, State
+from twinfold.client.subblocks import rows_to_keep
 from twinfold.core.planning import DIRECTORY
-from twinfold.model import CHUNK_ID_SIZE_BYTES, Change
+from twinfold.model import CHUNK_ID_SIZE_BYTES, Change, Recipe
 
 MAX_CHANGES = 1_000
 MAX_CONTENT_BYTES = 8 * 1024 * 1024
@@ -40,6 +41,8 @@ class Batch:
         changes: what the server is asked to do, in order.
         effects: per effect the index of its change, or -1, and the effect.
         pieces: per chunk id its bytes, or where to read them should the server lack them.
+        recipes: per chunk id how the server may build it out of what it has.
+        sub_blocks: per chunk id the rows to keep of a new chunk.
         held_bytes: content that is kept in memory.
         content_bytes: content that the changes bring, wherever the server takes it from.
         chunks: how many chunks that content consists of.
@@ -50,6 +53,8 @@ class Batch:
         self.changes: list[Change] = []
         self.effects: list[tuple[int, Effect]] = []
         self.pieces: dict[bytes, Piece] = {}
+        self.recipes: dict[bytes, Recipe] = {}
+        self.sub_blocks: dict[bytes, bytes] = {}
         self.held_bytes = 0
         self.content_bytes = 0
         self.header_bytes = 0
@@ -238,7 +243,19 @@ class BatchBuilder:
         else:
             batch.pieces[chunk_id] = data
             batch.held_bytes += size_bytes
+            rows = rows_to_keep(data)
+            if rows:
+                batch.sub_blocks[chunk_id] = rows
         self._pending.note_chunk(batch.serial, chunk_id)
+
+    @property
+    def new_rows(self) -> Mapping[bytes, bytes]:
+        """The rows of those chunks whose bytes the batch has, by id."""
+        return self._batch.sub_blocks
+
+    def add_recipes(self, recipes: Iterable[Recipe]) -> None:
+        """Offer recipes for chunks of `new_rows`; their bytes stay for where one fails."""
+        self._batch.recipes.update((recipe.id, recipe) for recipe in recipes)
 
     def let_go_of(self, cuts: Sequence[Cut]) -> None:
         """Copy what is kept of these chunks, which were read at once, unless it is most of it.

@@ -140,6 +140,7 @@ class Connection:
                 limit=16, ssl=self._ssl, force_close=False, socket_factory=_socket
             ),
             headers={"Authorization": f"Bearer {self._token}"},
+            skip_auto_headers=["Accept", "Accept-Encoding", "User-Agent"],
             timeout=timeout,
             auto_decompress=False,
             read_bufsize=1 << 20,

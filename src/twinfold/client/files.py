@@ -6,11 +6,12 @@ import os
 from collections.abc import Sequence
 
 from twinfold.client.batch import BatchBuilder
-from twinfold.client.effects import Effect, Insert, Node, Relocate, Update
+from twinfold.client.effects import Effect, Insert, Node, Relocate, SaveSegment, Update
 from twinfold.client.moves import MoveFinder, Origin
 from twinfold.client.read import WHOLE_BYTES, Cut, Reader, settled
 from twinfold.client.shortage import NoRoomError, Shortage
 from twinfold.client.state import State
+from twinfold.client.subblocks import old_chunk_ids, recipes_for
 from twinfold.client.tree import Directory
 from twinfold.client.uploads import Uploader
 from twinfold.core.planning import Facts, Known, differs_in_attributes
@@ -66,7 +67,7 @@ class FilePlanner:
             self._move(origin, path, parent, name, now)
             return
         node = _node(self._state.allocate_node(), parent, name, now, content, manifest)
-        self._put(path, now, content, cuts, upload, *replacing, *effects, Insert(node))
+        self._put(path, now, content, cuts, upload, expected, *replacing, *effects, Insert(node))
 
     def plan_changed(
         self,
@@ -86,7 +87,7 @@ class FilePlanner:
         now, content, cuts, manifest, upload, effects = read
         if not _has_content(known, now, content):
             node = _node(known.node, parent, name, now, content, manifest)
-            self._put(path, now, content, cuts, upload, *effects, Update(node))
+            self._put(path, now, content, cuts, upload, known, *effects, Update(node))
             return
         self._builder.make_room(0)
         node = _node(known.node, parent, name, now, content, known.manifest)
@@ -143,13 +144,22 @@ class FilePlanner:
         fd, now = self._reader.open(directory, name, facts)
         try:
             if now.size <= WHOLE_BYTES:
-                return now, *self._reader.whole(fd, now), 0, b"", []
+                content, cuts = self._reader.whole(fd, now)
+                return now, content, cuts, *self._manifest_of(cuts)
             uploaded = self._uploader.upload(fd, now, path, expected)
         except NoRoomError:
             return None
         finally:
             os.close(fd)
         return now, uploaded.content, [], uploaded.manifest, uploaded.upload, uploaded.effects
+
+    def _manifest_of(self, cuts: list[Cut]) -> tuple[int, bytes, list[Effect]]:
+        """Return (manifest, no upload, effects) of a file that comes as a whole."""
+        if len(cuts) < 2:
+            return 0, b"", []
+        manifest = self._state.allocate_manifest()
+        ids = b"".join(chunk.id for chunk, _ in cuts)
+        return manifest, b"", [SaveSegment(manifest, 0, ids)]
 
     def _move(self, origin: Origin, path: bytes, parent: int, name: bytes, facts: Facts) -> None:
         known = origin.known
@@ -168,6 +178,7 @@ class FilePlanner:
         content: bytes,
         cuts: list[Cut],
         upload: bytes,
+        before: Known | None,
         *effects: Effect,
     ) -> None:
         builder = self._builder
@@ -179,6 +190,9 @@ class FilePlanner:
             offset += len(data)
             chunks.append(chunk)
         builder.let_go_of(cuts)
+        if cuts and before is not None:
+            old_ids = old_chunk_ids(self._state, before)
+            builder.add_recipes(recipes_for(self._state, old_ids, cuts, builder.new_rows))
         change = PutFile(path, facts[1], facts[3], facts[2], content, chunks, upload)
         builder.add(change, *effects, header_bytes=len(path))
 

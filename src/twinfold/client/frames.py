@@ -6,6 +6,8 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 
+import msgspec
+
 from twinfold import protocol
 from twinfold.client.batch import Piece, Stretch
 from twinfold.core.compression import (
@@ -14,7 +16,7 @@ from twinfold.core.compression import (
     SendingTime,
     is_incompressible,
 )
-from twinfold.model import Change, Chunk
+from twinfold.model import Change, Chunk, Recipe
 from twinfold.protocol import Batch, FrameKind
 
 FRAME_BYTES = 1024 * 1024
@@ -45,6 +47,22 @@ class FrameWriter:
         """Return the frame that announces a batch."""
         payload = protocol.encode(Batch(changes))
         return protocol.pack_frame(FrameKind.BATCH, b"", [payload], _HEADER_LEVEL)
+
+    def recipes(self, recipes: Iterable[Recipe]) -> bytes:
+        """Return the frames of recipes, none for none."""
+        frames: list[bytes] = []
+        group: list[bytes] = []
+        size_bytes = 0
+        for recipe in recipes:
+            packed = protocol.encode(recipe)
+            if len(group) == protocol.MAX_FRAME_RECIPES or (size_bytes + len(packed) > FRAME_BYTES):
+                frames.append(_recipe_frame(group))
+                group, size_bytes = [], 0
+            group.append(packed)
+            size_bytes += len(packed)
+        if group:
+            frames.append(_recipe_frame(group))
+        return b"".join(frames)
 
     async def body(
         self, header: bytes, pieces: Iterable[tuple[bytes, Piece]], *, is_streamed: bool
@@ -114,6 +132,11 @@ class FrameWriter:
             duration_s = time.monotonic() - began_s
             self._chooser.observe_packing(level, size_bytes, len(frame), duration_s)
         return frame
+
+
+def _recipe_frame(recipes: list[bytes]) -> bytes:
+    payload = protocol.encode([msgspec.Raw(recipe) for recipe in recipes])
+    return protocol.pack_frame(FrameKind.RECIPES, b"", [payload], _HEADER_LEVEL)
 
 
 def _plain_pieces(chunks: list[Chunk], parts: _Parts) -> Iterator[bytes]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import sqlite3
 
 from twinfold.client.state import ROOT_NODE, SEGMENT_CHUNKS
+from twinfold.core.chunking.format import MAX_SIZE_BYTES, MIN_SUB_BLOCK_BYTES, ROW_SIZE_BYTES
 from twinfold.model import CHUNK_ID_SIZE_BYTES, Kind
 
 # Numbers are counted up from the highest one, and have to stay in SQLite's integers.
 _MAX_NUMBER = 1 << 62
+_MAX_ROWS = MAX_SIZE_BYTES // MIN_SUB_BLOCK_BYTES + 1
 _SEGMENT_BYTES = SEGMENT_CHUNKS * CHUNK_ID_SIZE_BYTES
 
 _META = {
@@ -22,13 +24,14 @@ _META = {
     b"files": "integer",
     b"size_bytes": "integer",
     b"entries": "integer",
+    b"sub_block_bytes": "integer",
     b"root_dev": "integer",
     b"root_inode": "integer",
     b"root_fs": "integer",
 }
 _NEEDED = {b"client_id", b"revision"}
 _CLIENT_ID_BYTES = 16
-_COUNTS = {b"revision", b"files", b"size_bytes", b"entries"}
+_COUNTS = {b"revision", b"files", b"size_bytes", b"entries", b"sub_block_bytes"}
 
 # The root has no name, and no mode before the first session.
 _WRONG = {
@@ -63,6 +66,11 @@ _WRONG = {
             SELECT 1 FROM segments AS before
             WHERE before.manifest = here.manifest AND before.segment = here.segment - 1
             AND length(before.chunk_ids) = {_SEGMENT_BYTES})""",  # noqa: S608
+    "sub-blocks that cannot be": f"""
+        SELECT 1 FROM sub_blocks
+        WHERE typeof(id8) <> 'integer' OR typeof(rows) <> 'blob'
+        OR id NOT BETWEEN 1 AND {_MAX_NUMBER} OR length(rows) = 0
+        OR length(rows) > {_MAX_ROWS} * {ROW_SIZE_BYTES} OR length(rows) % {ROW_SIZE_BYTES}""",  # noqa: S608
 }
 
 

@@ -25,6 +25,12 @@ from twinfold.model import CHUNK_ID_SIZE_BYTES, Kind
 ROOT_NODE = 1
 SEGMENT_CHUNKS = 4_096
 
+SUB_BLOCK_BUDGET_BYTES = 256 * 1024 * 1024
+"""What the rows of sub-blocks may take; the oldest make room for new ones."""
+
+_SUB_BLOCKS_ROW_BYTES = 40
+"""About what the database takes for the rows of a chunk, besides them."""
+
 _COLUMNS = "id, parent, name, kind, mode, size, mtime_ns, ctime_ns, dev, inode"
 _KNOWN = "name, id, kind, mode, size, mtime_ns, ctime_ns, dev, inode, content, target, manifest"
 INSERT_NODE = f"INSERT INTO nodes ({_COLUMNS}, content, target, manifest) VALUES ({'?,' * 12}?)"  # noqa: S608
@@ -57,6 +63,7 @@ class State:
 
     Attributes:
         folder: the folder that the file is in.
+        sub_block_budget_bytes: what the rows of sub-blocks may take.
     """
 
     def __init__(self, database: sqlite3.Connection) -> None:
@@ -66,6 +73,8 @@ class State:
         self.folder = os.path.dirname(str(path))
         self._last_node = max(ROOT_NODE, self._one("SELECT max(id) FROM nodes") or 0)
         self._last_manifest = self._one("SELECT max(manifest) FROM segments") or 0
+        self.sub_block_budget_bytes = SUB_BLOCK_BUDGET_BYTES
+        self._sub_block_bytes = self.number("sub_block_bytes")
         self.files, self.size_bytes, self.entries = (
             self.number(key) for key in ("files", "size_bytes", "entries")
         )
@@ -195,8 +204,23 @@ class State:
             ).fetchone()
         return row
 
+    def sub_blocks(self, chunk_ids: Iterable[bytes]) -> list[tuple[bytes, bytes]]:
+        """Return (chunk id, rows) of those chunks whose sub-blocks are kept; a hint only."""
+        query = "SELECT rows FROM sub_blocks WHERE id8 = ?"
+        found: list[tuple[bytes, bytes]] = []
+        with self.lock:
+            for chunk_id in chunk_ids:
+                row = self._database.execute(query, (short_id(chunk_id),)).fetchone()
+                if row is not None:
+                    found.append((chunk_id, row[0]))
+        return found
+
     def acknowledge(
-        self, effects: Sequence[Effect], chunk_ids: Iterable[bytes], revision: int | None
+        self,
+        effects: Sequence[Effect],
+        chunk_ids: Iterable[bytes],
+        revision: int | None,
+        sub_blocks: Iterable[tuple[bytes, bytes]] = (),
     ) -> None:
         """Apply what a committed batch changed, together with the folder's new revision.
 
@@ -209,6 +233,7 @@ class State:
                 "INSERT OR IGNORE INTO known_chunks VALUES (?)",
                 ((short_id(chunk_id),) for chunk_id in chunk_ids),
             )
+            self._keep_sub_blocks(sub_blocks)
             if revision is not None:
                 self._keep({"revision": revision})
             self._keep_totals()
@@ -222,12 +247,14 @@ class State:
         """
         with self.lock:
             totals = self.files, self.size_bytes, self.entries
+            sub_block_bytes = self._sub_block_bytes
             try:
                 self._database.execute("BEGIN IMMEDIATE")
                 yield self._database
                 self._database.execute("COMMIT")
             except BaseException as error:
                 self.files, self.size_bytes, self.entries = totals
+                self._sub_block_bytes = sub_block_bytes
                 if self._database.in_transaction:
                     self._database.execute("ROLLBACK")
                 if isinstance(error, sqlite3.Error):
@@ -294,6 +321,30 @@ class State:
                 "INSERT OR REPLACE INTO segments VALUES (?, ?, ?, ?)",
                 [(e.manifest, e.index, short_id(e.chunk_ids), e.chunk_ids) for e in group],
             )
+
+    def _keep_sub_blocks(self, kept: Iterable[tuple[bytes, bytes]]) -> None:
+        """Keep the rows of chunks; beyond the budget the oldest go, some more than have to."""
+        rows = [(short_id(chunk_id), rows) for chunk_id, rows in kept]
+        if not rows:
+            return
+        self._database.executemany(
+            "INSERT OR REPLACE INTO sub_blocks (id8, rows) VALUES (?, ?)", rows
+        )
+        self._sub_block_bytes += sum(_SUB_BLOCKS_ROW_BYTES + len(data) for _, data in rows)
+        if self._sub_block_bytes > self.sub_block_budget_bytes:
+            self._drop_oldest_sub_blocks()
+        self._keep({"sub_block_bytes": self._sub_block_bytes})
+
+    def _drop_oldest_sub_blocks(self) -> None:
+        least_bytes = self.sub_block_budget_bytes * 7 // 8
+        kept_bytes = 0
+        query = f"SELECT id, length(rows) + {_SUB_BLOCKS_ROW_BYTES} FROM sub_blocks"  # noqa: S608
+        for number, size_bytes in self._database.execute(f"{query} ORDER BY id DESC"):
+            if kept_bytes + size_bytes > least_bytes:
+                self._database.execute("DELETE FROM sub_blocks WHERE id <= ?", (number,))
+                break
+            kept_bytes += size_bytes
+        self._sub_block_bytes = kept_bytes
 
     def _keep(self, values: dict[str, Any]) -> None:
         self._database.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", values.items())

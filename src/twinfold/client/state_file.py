@@ -16,7 +16,7 @@ from twinfold.client.state import INSERT_NODE, ROOT_NODE, State
 from twinfold.errors import FormatError, StateError
 from twinfold.model import Kind
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
@@ -36,6 +36,10 @@ CREATE TABLE segments (
 CREATE INDEX segments_first ON segments (first) WHERE segment = 0;
 CREATE INDEX nodes_manifest ON nodes (manifest) WHERE manifest > 0;
 CREATE TABLE known_chunks (id8 INTEGER PRIMARY KEY);
+"""
+
+_SINCE_2 = """
+CREATE TABLE sub_blocks (id INTEGER PRIMARY KEY, id8 INTEGER NOT NULL UNIQUE, rows BLOB NOT NULL);
 """
 
 
@@ -109,8 +113,9 @@ def _open(path: Path, source: bytes) -> State:
         database.execute("PRAGMA synchronous = NORMAL")
         database.execute("PRAGMA cache_size = -16000")
         database.execute("PRAGMA wal_autocheckpoint = 8000")
-        if _check_format(database, path) == 0:
-            _create(database, source)
+        version = _check_format(database, path)
+        if version < FORMAT_VERSION:
+            _bring_up(database, version, source)
         check_soundness(database)
         return State(database)
     except BaseException:
@@ -128,13 +133,20 @@ def _check_format(database: sqlite3.Connection, path: Path) -> int:
     return version
 
 
-def _create(database: sqlite3.Connection, source: bytes) -> None:
+def _bring_up(database: sqlite3.Connection, version: int, source: bytes) -> None:
+    """Make a new state, or one of an earlier format, one of this format."""
     database.execute("BEGIN IMMEDIATE")
+    if version == 0:
+        _create(database, source)
+    database.execute(_SINCE_2)
+    database.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
+    database.execute("COMMIT")
+
+
+def _create(database: sqlite3.Connection, source: bytes) -> None:
     for statement in _SCHEMA.split(";"):
         database.execute(statement)
     meta = {"client_id": os.urandom(16), "source": source, "revision": -1}
     database.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
     root = Node(ROOT_NODE, 0, b"", int(Kind.DIRECTORY), -1, 0, 0, 0, 0, 0)
     database.execute(INSERT_NODE, msgspec.structs.astuple(root))
-    database.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
-    database.execute("COMMIT")

@@ -129,7 +129,13 @@ class Transfer:
             if previous is not None:
                 await asyncio.shield(previous)
             effects = self._accepted(batch, answer.refused)
-            await asyncio.to_thread(self._state.acknowledge, effects, batch.pieces, answer.revision)
+            await asyncio.to_thread(
+                self._state.acknowledge,
+                effects,
+                batch.pieces,
+                answer.revision,
+                batch.sub_blocks.items(),
+            )
             self._pending.forget(batch)
             self._link.succeeded(answer.revision)
             self._acknowledged(batch, answer, sent_bytes)
@@ -140,7 +146,7 @@ class Transfer:
             _release(rooms)
 
     async def _deliver(self, batch: Batch, number: int) -> tuple[BatchAnswer, int]:
-        eager = self._send_all or batch.held_bytes <= EAGER_BYTES
+        eager = self._send_all or _eager_bytes(batch) <= EAGER_BYTES
         sent_bytes = forgotten = refusals = 0
         while True:
             generation = self._link.generation
@@ -160,7 +166,7 @@ class Transfer:
                     if refusals > _MAX_BUSY:
                         raise LostPlaceError(str(error)) from error
                 await self._link.recover(generation, error)
-                eager = batch.held_bytes <= EAGER_BYTES
+                eager = _eager_bytes(batch) <= EAGER_BYTES
 
     def _accepted(self, batch: Batch, refused: Iterable[Refusal]) -> list[Effect]:
         """Return the effects of what the server did; nothing below a refused directory is.
@@ -208,10 +214,15 @@ class _Delivery:
     async def exchange(self, eager: bool) -> BatchAnswer:
         """Send the header, then what is missing, until the server has committed."""
         batch = self._batch
-        header = self._frames.header(batch.changes)
+        header = self._frames.header(batch.changes) + self._frames.recipes(batch.recipes.values())
+        self.content_bytes += sum(len(recipe.literal) for recipe in batch.recipes.values())
         pieces: list[tuple[bytes, Piece]] = []
         if eager:
-            pieces = [item for item in batch.pieces.items() if not isinstance(item[1], Stretch)]
+            pieces = [
+                (chunk_id, piece)
+                for chunk_id, piece in batch.pieces.items()
+                if not isinstance(piece, Stretch) and chunk_id not in batch.recipes
+            ]
         answer = await self._post(header, pieces)
         rounds = 0
         while answer.revision is None:
@@ -259,6 +270,11 @@ class _Delivery:
             raise LostPlaceError("a file changed before its content was sent") from unsettled[0]
         self.content_bytes += size_bytes
         return answer
+
+
+def _eager_bytes(batch: Batch) -> int:
+    """Return how much content would go along with a batch's header."""
+    return batch.held_bytes - sum(recipe.size for recipe in batch.recipes.values())
 
 
 async def _noting(frames: AsyncIterator[bytes], unsettled: list[Exception]) -> AsyncIterator[bytes]:

@@ -13,6 +13,7 @@ from twinfold.client.effects import Effect, SaveSegment
 from twinfold.client.read import WHOLE_BYTES, Cut, Reader, UnsettledError, check_unchanged
 from twinfold.client.shortage import NoRoomError, Shortage
 from twinfold.client.state import SEGMENT_CHUNKS, State
+from twinfold.client.subblocks import BaseCursor
 from twinfold.core.manifest import ContentHasher, Differ
 from twinfold.core.planning import Facts, Known
 from twinfold.model import CHUNK_ID_SIZE_BYTES, UPLOAD_ID_SIZE_BYTES, Chunk, ExtendUpload, Run
@@ -148,8 +149,10 @@ class UploadInParts:
         self._base = base
         self._same_so_far = base is not None
         self._differ = None
+        self._cursor = None
         if base is not None:
             manifest = base.manifest
+            self._cursor = BaseCursor(self._state, manifest)
             self._differ = Differ(
                 lambda start, count: self._state.manifest_ids(manifest, start, count)
             )
@@ -166,6 +169,9 @@ class UploadInParts:
             self._offset += sum(chunk.size for chunk in chunks)
         else:
             self._append(cuts, runs)
+        if self._cursor is not None:
+            rows = self._builder.new_rows
+            self._builder.add_recipes(self._cursor.recipes(cuts, runs, rows))
         self._count += len(chunks)
 
     def finish(self, expected: Known | None) -> Uploaded:

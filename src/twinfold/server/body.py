@@ -10,9 +10,10 @@ from collections.abc import AsyncIterator
 from aiohttp import StreamReader, web
 
 from twinfold import protocol
+from twinfold.core.recipes import cost_bytes
 from twinfold.errors import LimitError, ProtocolError
 from twinfold.protocol import Batch, Codec, FrameHead, FrameKind
-from twinfold.server.receive import ChunkFrame
+from twinfold.server.receive import ChunkFrame, RecipeFrame
 
 
 async def read_message(request: web.Request) -> bytes:
@@ -31,7 +32,7 @@ async def read_message(request: web.Request) -> bytes:
         raise _too_slow() from error
 
 
-async def frames(content: StreamReader) -> AsyncIterator[Batch | ChunkFrame]:
+async def frames(content: StreamReader) -> AsyncIterator[Batch | ChunkFrame | RecipeFrame]:
     """Yield a request's frames.
 
     Raises:
@@ -41,11 +42,13 @@ async def frames(content: StreamReader) -> AsyncIterator[Batch | ChunkFrame]:
     total = 0
     first = True
     while (head := await body.next_head()) is not None:
-        total += head.size_bytes
-        if total > protocol.MAX_BODY_BYTES:
-            raise LimitError(f"a request is over the limit of {protocol.MAX_BODY_BYTES} bytes")
+        total = _added(total, head.size_bytes)
         if head.kind is FrameKind.CHUNKS:
             yield await _chunks(body, head)
+        elif head.kind is FrameKind.RECIPES:
+            recipes = protocol.decode_recipes(await _checked(body, head))
+            total = _added(total, sum(map(cost_bytes, recipes)))
+            yield RecipeFrame(recipes)
         elif head.kind is FrameKind.BATCH and first:
             yield await _batch(body, head)
         else:
@@ -53,12 +56,24 @@ async def frames(content: StreamReader) -> AsyncIterator[Batch | ChunkFrame]:
         first = False
 
 
+def _added(total: int, size_bytes: int) -> int:
+    total += size_bytes
+    if total > protocol.MAX_BODY_BYTES:
+        raise LimitError(f"a request is over the limit of {protocol.MAX_BODY_BYTES} bytes")
+    return total
+
+
 async def _batch(body: _Body, head: FrameHead) -> Batch:
+    payload = await _checked(body, head)
+    return await asyncio.to_thread(protocol.decode, payload, Batch)
+
+
+async def _checked(body: _Body, head: FrameHead) -> bytes | memoryview:
+    """Return the payload of a frame that has a digest."""
     digest = await body.read(head.head_bytes)
     packed = await body.read(head.packed_bytes)
     protocol.check_frame(head, digest, packed)
-    payload = await asyncio.to_thread(protocol.unpack_payload, head, packed)
-    return await asyncio.to_thread(protocol.decode, payload, Batch)
+    return await asyncio.to_thread(protocol.unpack_payload, head, packed)
 
 
 async def _chunks(body: _Body, head: FrameHead) -> ChunkFrame:

@@ -15,7 +15,7 @@ from twinfold import protocol
 from twinfold.core import session as rules
 from twinfold.core.session import FolderSession
 from twinfold.errors import DestinationError, LimitError, LostPlaceError
-from twinfold.model import Change, Chunk
+from twinfold.model import Change, Chunk, Recipe
 from twinfold.protocol import Batch, BatchAnswer, OpenSession
 from twinfold.server.commit import Committer
 from twinfold.server.events import Listener, SessionOpened
@@ -34,8 +34,14 @@ class ChunkFrame(NamedTuple):
     contents: Sequence[bytes | memoryview]
 
 
-Frames = AsyncIterator[Batch | ChunkFrame]
-"""A request's frames: at most one `Batch`, which comes first, then chunks."""
+class RecipeFrame(NamedTuple):
+    """Recipes of chunks, each checked by itself."""
+
+    recipes: list[Recipe]
+
+
+Frames = AsyncIterator[Batch | ChunkFrame | RecipeFrame]
+"""A request's frames: at most one `Batch`, which comes first, then recipes and chunks."""
 
 
 class Receiver:
@@ -210,8 +216,14 @@ class Receiver:
             )
             await self._pending.add(PendingBatch(staged, changes))
 
-    async def _store(self, pending: PendingBatch, frame: ChunkFrame) -> None:
-        if not pending.is_complete:
+    async def _store(self, pending: PendingBatch, frame: ChunkFrame | RecipeFrame) -> None:
+        if pending.is_complete:
+            return
+        if isinstance(frame, RecipeFrame):
+            await self._pending.in_stage_thread(
+                lambda: self._stager.build(pending.staged, frame.recipes)
+            )
+        else:
             await self._pending.in_stage_thread(
                 lambda: self._stager.store(pending.staged, frame.chunks, frame.contents)
             )

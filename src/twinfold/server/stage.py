@@ -21,8 +21,10 @@ from twinfold.model import (
     MakeDirectory,
     MakeSymlink,
     PutFile,
+    Recipe,
 )
 from twinfold.server.lack import NO_ROOM, OUT_OF_DESCRIPTORS, lack_of
+from twinfold.server.recipes import built
 from twinfold.server.staged import (
     StagedBatch,
     StagedChange,
@@ -320,6 +322,26 @@ class Stager:
             if chunk.size != batch.sizes[chunk.id] or chunk_id(data) != chunk.id:
                 raise ContentMismatchError("the bytes of a chunk do not have the hash announced")
             pieces[chunk.id] = data
+        self._write(batch, pieces)
+
+    def build(self, batch: StagedBatch, recipes: Iterable[Recipe]) -> None:
+        """Build chunks that the batch wants by checked recipes; where one fails it wants on.
+
+        Raises:
+            ProtocolError: a recipe is for a chunk of another size than announced.
+        """
+        pieces: dict[bytes, bytes | memoryview] = {}
+        try:
+            for recipe in recipes:
+                if recipe.id not in batch.wanted:
+                    continue
+                if recipe.size != batch.sizes[recipe.id]:
+                    raise ProtocolError("a recipe is for another size than announced", 422)
+                data = built(recipe, self._read_anywhere)
+                if data is not None:
+                    pieces[recipe.id] = data
+        finally:
+            self._close_sources()
         self._write(batch, pieces)
 
     def _write(self, batch: StagedBatch, pieces: Mapping[bytes, bytes | memoryview]) -> None:

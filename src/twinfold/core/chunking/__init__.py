@@ -11,8 +11,17 @@ from typing import TYPE_CHECKING
 
 from blake3 import blake3
 
-from twinfold.core.chunking.format import FORMAT_VERSION, MAX_SIZE_BYTES, MIN_SIZE_BYTES
-from twinfold.core.chunking.kernels import available_kernels, load_kernel
+from twinfold.core.chunking.format import (
+    FORMAT_VERSION,
+    MAX_SIZE_BYTES,
+    MIN_SIZE_BYTES,
+    ROW_SIZE_BYTES,
+)
+from twinfold.core.chunking.kernels import (
+    available_kernels,
+    load_kernel,
+    load_sub_block_kernel,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -21,11 +30,13 @@ __all__ = [
     "FORMAT_VERSION",
     "MAX_SIZE_BYTES",
     "MIN_SIZE_BYTES",
+    "ROW_SIZE_BYTES",
     "Chunker",
     "available_kernels",
     "chunk_id",
     "cut",
     "cut_lengths",
+    "sub_blocks",
 ]
 
 
@@ -63,6 +74,19 @@ def cut(data: Buffer, final: bool, kernel: str | None = None) -> list[memoryview
     view = memoryview(data).cast("B")
     ends = accumulate(cut_lengths(view, final, kernel), initial=0)
     return [view[start:end] for start, end in pairwise(ends)]
+
+
+def sub_blocks(chunk: Buffer, kernel: str | None = None) -> bytes:
+    """Return the rows of a chunk's sub-blocks, as ``format`` defines them.
+
+    Args:
+        chunk: at most ``MAX_SIZE_BYTES`` contiguous bytes.
+        kernel: one of ``available_kernels()`` instead of the fastest.
+
+    Raises:
+        ValueError: the chunk is longer.
+    """
+    return load_sub_block_kernel(kernel)(chunk)
 
 
 class Chunker:

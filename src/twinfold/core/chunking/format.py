@@ -34,6 +34,20 @@ one of least rank, the shortest of equals; ``longest`` if there is none. So a re
 Two properties follow. Both windows lie inside the chunk, so whether and where it is cut does not
 depend on what precedes it: boundaries meet again after an edit. And a chunk, cut as a file
 of its own, is one chunk.
+
+Sub-blocks. A chunk is cut further at its candidates. A sub-block starts at ``start``, and ``rest``
+bytes are left from there to the end of the chunk. Its length is the least that a candidate
+offers from ``MIN_SUB_BLOCK_BYTES`` to ``longest = min(MAX_SUB_BLOCK_BYTES, rest)``; ``longest``
+if there is none. A sub-block of ``n`` bytes is known by a hash: ``w[0], w[1], ...`` are its
+bytes as little-endian 64-bit words, the last one filled up with zeros; all modulo 2**64::
+
+    x = (w[k] ^ (k + 1) * RANK_START) * RANK_STEP;  x = x ^ x >> 32
+    s = s + x * RANK_END                            (for each k, from s = n)
+    hash = s ^ s >> 32
+
+It is a hint, and not one against somebody who wants two to be equal: whatever is built after
+it is compared by the chunk's id. A chunk's sub-blocks are written as rows of ``ROW_SIZE_BYTES``:
+the hash (8 bytes), the length (2 bytes), little-endian.
 """
 
 from __future__ import annotations
@@ -49,6 +63,10 @@ MAX_SIZE_BYTES = 96 * 1024
 WINDOW_SIZE_BYTES = 16
 RANK_WINDOW_SIZE_BYTES = 64
 CANDIDATE_BELOW = 64
+
+MIN_SUB_BLOCK_BYTES = 256
+MAX_SUB_BLOCK_BYTES = 8 * 1024
+ROW_SIZE_BYTES = 10
 
 RANK_START = 0x9E3779B97F4A7C15
 RANK_STEP = 0xBF58476D1CE4E5B9

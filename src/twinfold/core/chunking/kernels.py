@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache, partial
+from struct import Struct
 from typing import TYPE_CHECKING, Protocol
 
 from twinfold.core.chunking import python_scan
-from twinfold.core.chunking.format import MAX_SIZE_BYTES, MIN_SIZE_BYTES
+from twinfold.core.chunking.format import (
+    MAX_SIZE_BYTES,
+    MAX_SUB_BLOCK_BYTES,
+    MIN_SIZE_BYTES,
+    MIN_SUB_BLOCK_BYTES,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -21,6 +27,10 @@ else:
 
 
 _ChooseLength = Callable[[memoryview], int]
+_CandidateLengths = Callable[[memoryview, int], list[int]]
+_HashSubBlock = Callable[[memoryview], int]
+
+_ROW = Struct("<QH")
 
 
 class Kernel(Protocol):
@@ -53,6 +63,60 @@ def load_kernel(name: str | None = None) -> Kernel:
     if name == "python":
         return partial(_cut_lengths, python_scan.choose_length)
     raise ValueError(f"no chunking kernel named {name} here")
+
+
+class SubBlockKernel(Protocol):
+    """One way to cut a chunk into sub-blocks."""
+
+    def __call__(self, chunk: Buffer) -> bytes:
+        """Return the rows of a chunk's sub-blocks."""
+
+
+@cache
+def load_sub_block_kernel(name: str | None = None) -> SubBlockKernel:
+    """Return the kernel of that name for sub-blocks, or the fastest here.
+
+    Raises:
+        ValueError: there is no such kernel here.
+    """
+    if name is None:
+        name = (_COMPILED or available_kernels())[0]
+    if name in _COMPILED:
+        return _compiled_sub_blocks(name)
+    if name == "numpy" and _numpy_choice() is not None:
+        from twinfold.core.chunking import numpy_scan
+
+        return partial(_sub_blocks, numpy_scan.candidate_lengths, numpy_scan.hash_sub_block)
+    if name == "python":
+        return partial(_sub_blocks, python_scan.candidate_lengths, python_scan.hash_sub_block)
+    raise ValueError(f"no chunking kernel named {name} here")
+
+
+def _compiled_sub_blocks(name: str) -> SubBlockKernel:
+    def sub_blocks(chunk: Buffer) -> bytes:
+        return _chunker.sub_blocks(chunk, name)
+
+    return sub_blocks
+
+
+def _sub_blocks(
+    candidate_lengths: _CandidateLengths, hash_sub_block: _HashSubBlock, chunk: Buffer
+) -> bytes:
+    data = memoryview(chunk).cast("B")
+    if len(data) > MAX_SIZE_BYTES:
+        raise ValueError("a chunk is not longer than 96 KiB")
+    ends = candidate_lengths(data, MIN_SUB_BLOCK_BYTES) if len(data) > MIN_SUB_BLOCK_BYTES else []
+    rows = []
+    start = at = 0
+    while start < len(data):
+        end = min(start + MAX_SUB_BLOCK_BYTES, len(data))
+        while at < len(ends) and ends[at] < start + MIN_SUB_BLOCK_BYTES:
+            at += 1
+        if at < len(ends) and ends[at] < end:
+            end = ends[at]
+        rows.append(_ROW.pack(hash_sub_block(data[start:end]), end - start))
+        start = end
+    return b"".join(rows)
 
 
 def _compiled_kernel(name: str) -> Kernel:

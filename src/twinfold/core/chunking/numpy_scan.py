@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from twinfold.core.chunking.format import (
     CANDIDATE_BELOW,
     GEAR,
+    MAX_SUB_BLOCK_BYTES,
     MIN_SIZE_BYTES,
     RANK_END,
     RANK_START,
@@ -22,17 +23,41 @@ _RANK_START = np.uint64(RANK_START)
 _RANK_STEP = np.uint64(RANK_STEP)
 _RANK_END = np.uint64(RANK_END)
 _HALF = np.uint64(32)
+_NUMBERS = np.arange(1, MAX_SUB_BLOCK_BYTES // 8 + 1, dtype=np.uint64) * _RANK_START
+_UINT64 = 2**64 - 1
 
 
 def choose_length(reach: memoryview) -> int:
     """Return the length of the chunk that starts ``reach`` and is at most all of it."""
     data = np.frombuffer(reach, np.uint8)
-    hashes = _hash(data[MIN_SIZE_BYTES - WINDOW_SIZE_BYTES :])
-    lengths = np.flatnonzero(hashes < CANDIDATE_BELOW) + MIN_SIZE_BYTES
+    lengths = _candidate_lengths(data, MIN_SIZE_BYTES)
     if lengths.size == 0:
         return len(reach)
     windows = sliding_window_view(data, RANK_WINDOW_SIZE_BYTES)
     return int(lengths[_rank(windows[lengths - RANK_WINDOW_SIZE_BYTES]).argmin()])
+
+
+def candidate_lengths(reach: memoryview, shortest: int) -> list[int]:
+    """Return the lengths, from ``shortest`` on, that candidates offer."""
+    lengths: list[int] = _candidate_lengths(np.frombuffer(reach, np.uint8), shortest).tolist()
+    return lengths
+
+
+def hash_sub_block(piece: memoryview) -> int:
+    """Return the hash of a sub-block."""
+    count = -(-len(piece) // 8)
+    words = np.frombuffer(bytes(piece).ljust(8 * count, b"\0"), "<u8").astype(np.uint64)
+    words ^= _NUMBERS[:count]
+    words *= _RANK_STEP
+    words ^= words >> _HALF
+    words *= _RANK_END
+    sum_ = int(words.sum(dtype=np.uint64)) + len(piece) & _UINT64
+    return sum_ ^ sum_ >> 32
+
+
+def _candidate_lengths(data: NDArray[np.uint8], shortest: int) -> NDArray[np.intp]:
+    hashes = _hash(data[shortest - WINDOW_SIZE_BYTES :])
+    return np.flatnonzero(hashes < CANDIDATE_BELOW) + shortest
 
 
 def _hash(data: NDArray[np.uint8]) -> NDArray[np.uint16]:

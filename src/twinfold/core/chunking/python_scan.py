@@ -25,16 +25,17 @@ def choose_length(reach: memoryview) -> int:
     def rank(length: int) -> int:
         return _rank_of(_RANK_WORDS.unpack_from(reach, length - RANK_WINDOW_SIZE_BYTES))
 
-    return min(_candidate_lengths(reach), key=rank, default=len(reach))
+    return min(candidate_lengths(reach, MIN_SIZE_BYTES), key=rank, default=len(reach))
 
 
-def _candidate_lengths(reach: memoryview) -> list[int]:
+def candidate_lengths(reach: memoryview, shortest: int) -> list[int]:
+    """Return the lengths, from ``shortest`` on, that candidates offer."""
     gear = GEAR
     lengths = []
     hash_ = 0
-    for byte in reach[MIN_SIZE_BYTES - WINDOW_SIZE_BYTES : MIN_SIZE_BYTES - 1]:
+    for byte in reach[shortest - WINDOW_SIZE_BYTES : shortest - 1]:
         hash_ = 2 * hash_ + gear[byte] & 0xFFFF
-    for length, byte in enumerate(reach[MIN_SIZE_BYTES - 1 :], MIN_SIZE_BYTES):
+    for length, byte in enumerate(reach[shortest - 1 :], shortest):
         hash_ = 2 * hash_ + gear[byte] & 0xFFFF
         if hash_ < CANDIDATE_BELOW:
             lengths.append(length)
@@ -48,3 +49,15 @@ def _rank_of(words: tuple[int, ...]) -> int:
         rank ^= rank >> 32
     rank = rank * RANK_END & _UINT64
     return rank ^ rank >> 32
+
+
+def hash_sub_block(piece: memoryview) -> int:
+    """Return the hash of a sub-block."""
+    count = -(-len(piece) // 8)
+    words = Struct(f"<{count}Q").unpack(bytes(piece).ljust(8 * count, b"\0"))
+    sum_ = len(piece)
+    for number, word in enumerate(words, 1):
+        mixed = (word ^ number * RANK_START & _UINT64) * RANK_STEP & _UINT64
+        sum_ += (mixed ^ mixed >> 32) * RANK_END
+    sum_ &= _UINT64
+    return sum_ ^ sum_ >> 32

@@ -1,0 +1,96 @@
+"""What the client keeps of the sub-blocks of chunks that it sent, and the recipes made of it.
+
+The rows are kept in the state by the chunk, whichever files it is in; those of what changed
+last push out the oldest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from twinfold.client.read import Cut
+from twinfold.client.state import State
+from twinfold.core.chunking import sub_blocks
+from twinfold.core.planning import Known
+from twinfold.core.recipes import MAX_BASES, SubBlockIndex, write_recipe
+from twinfold.model import Recipe, Run
+
+_LEAST_BYTES = 4 * 1024
+"""Of a chunk that is smaller nothing is kept: a recipe for it costs about as much as it."""
+
+_MOST_OLD_CHUNKS = 160
+_AROUND_CHUNKS = 2
+
+
+def rows_to_keep(data: bytes | memoryview) -> bytes:
+    """Return the rows to keep of a new chunk, none if it is not worth it."""
+    return sub_blocks(data) if len(data) >= _LEAST_BYTES else b""
+
+
+def old_chunk_ids(state: State, known: Known | None) -> list[bytes]:
+    """Return the chunks that a file was known to consist of, as far as they are used."""
+    if known is None or not known.content:
+        return []
+    if known.manifest:
+        return state.manifest_ids(known.manifest, 0, _MOST_OLD_CHUNKS)
+    return [known.content]
+
+
+def recipes_for(
+    state: State, old_ids: Iterable[bytes], cuts: Iterable[Cut], rows: Mapping[bytes, bytes]
+) -> list[Recipe]:
+    """Return recipes for those of the chunks that are new and that old ones have much of.
+
+    Args:
+        state: keeps the rows of old chunks.
+        old_ids: the chunks to copy out of.
+        cuts: chunks, new ones and others.
+        rows: of the new ones.
+    """
+    fresh = [(chunk.id, data, rows[chunk.id]) for chunk, data in cuts if chunk.id in rows]
+    kept = state.sub_blocks(old_ids) if fresh else []
+    if not kept:
+        return []
+    old = SubBlockIndex(kept)
+    recipes = (write_recipe(*chunk, old) for chunk in fresh)
+    return [recipe for recipe in recipes if recipe is not None]
+
+
+class BaseCursor:
+    """Follows where in its base a big file is that is read from start to end.
+
+    Args:
+        state: keeps the base's manifest.
+        manifest: of the base.
+    """
+
+    def __init__(self, state: State, manifest: int) -> None:
+        self._state = state
+        self._manifest = manifest
+        self._next = 0
+
+    def recipes(
+        self, cuts: Sequence[Cut], runs: Iterable[Run], rows: Mapping[bytes, bytes]
+    ) -> list[Recipe]:
+        """Return recipes for the next stretch of the file; ``rows`` are those of its new chunks."""
+        recipes: list[Recipe] = []
+        at = 0
+        for run in runs:
+            if run.keep_count:
+                self._next = run.keep_start + run.keep_count
+                at += run.keep_count
+            fresh = cuts[at : at + len(run.chunks)]
+            at += len(fresh)
+            if fresh:
+                recipes += self._recipes(fresh, rows)
+        return recipes
+
+    def _recipes(self, fresh: Sequence[Cut], rows: Mapping[bytes, bytes]) -> list[Recipe]:
+        start = max(0, self._next - _AROUND_CHUNKS)
+        count = self._next - start + len(fresh) + MAX_BASES
+        old_ids = self._state.manifest_ids(self._manifest, start, count)
+        recipes = recipes_for(self._state, old_ids, fresh, rows)
+        used = {base.id for recipe in recipes for base in recipe.bases}
+        last = max((n for n, old in enumerate(old_ids) if old in used), default=None)
+        self._next = start + last + 1 if last is not None else self._next + len(fresh)
+        return recipes

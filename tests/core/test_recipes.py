@@ -1,0 +1,234 @@
+"""Sub-blocks and recipes: what is written is built again, whatever the old bytes were."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from twinfold.core.chunking import (
+    MAX_SIZE_BYTES,
+    ROW_SIZE_BYTES,
+    available_kernels,
+    chunk_id,
+    sub_blocks,
+)
+from twinfold.core.chunking.format import MAX_SUB_BLOCK_BYTES, MIN_SUB_BLOCK_BYTES
+from twinfold.core.recipes import (
+    MAX_BASES,
+    SubBlockIndex,
+    check_recipe,
+    follow_recipe,
+    write_recipe,
+)
+from twinfold.errors import LimitError, ProtocolError
+from twinfold.model import Chunk, Copy, Recipe
+from twinfold.protocol import MAX_FRAME_RECIPES, decode_recipes, encode
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+
+def lengths(rows: bytes) -> list[int]:
+    return [
+        int.from_bytes(rows[at + 8 : at + ROW_SIZE_BYTES], "little")
+        for at in range(0, len(rows), ROW_SIZE_BYTES)
+    ]
+
+
+@st.composite
+def chunks(draw: st.DrawFn) -> bytes:
+    """Random bytes, text and long runs, one after the other."""
+    dice = random.Random(draw(st.integers(0, 1 << 32)))
+    data = b""
+    for kind in draw(st.lists(st.sampled_from(["random", "text", "run"]), max_size=4)):
+        size = draw(st.integers(0, 12_000))
+        if kind == "random":
+            data += dice.randbytes(size)
+        elif kind == "text":
+            data += b"".join(b"line %d of it\n" % dice.randrange(50) for _ in range(size // 12))
+        else:
+            data += bytes([dice.randrange(256)]) * size
+    return data[:MAX_SIZE_BYTES]
+
+
+@given(chunks())
+def test_all_kernels_find_the_same_sub_blocks(data: bytes) -> None:
+    found = {kernel: sub_blocks(data, kernel) for kernel in available_kernels()}
+    assert len(set(found.values())) == 1
+    sizes = lengths(sub_blocks(data))
+    assert sum(sizes) == len(data)
+    assert all(MIN_SUB_BLOCK_BYTES <= size <= MAX_SUB_BLOCK_BYTES for size in sizes[:-1])
+
+
+@pytest.mark.parametrize("kernel", available_kernels())
+def test_the_longest_chunk_of_sub_blocks_is_the_longest_chunk(kernel: str) -> None:
+    data = random.Random(5).randbytes(MAX_SIZE_BYTES)
+    assert sub_blocks(data, kernel) == sub_blocks(data)
+    assert sub_blocks(b"", kernel) == b""
+    with pytest.raises(ValueError, match="96 KiB"):
+        sub_blocks(bytes(MAX_SIZE_BYTES + 1), kernel)
+
+
+def test_sub_blocks_are_what_they_were() -> None:
+    """Rows are kept for long: another cut or hash would make them worthless."""
+    data = random.Random(1).randbytes(20_000)
+    assert chunk_id(sub_blocks(data)).hex()[:16] == "f3102c2eaedf31be"
+
+
+def test_random_bytes_have_sub_blocks_of_about_a_kibibyte() -> None:
+    data = random.Random(2).randbytes(MAX_SIZE_BYTES)
+    assert 50 <= len(lengths(sub_blocks(data))) <= 110
+
+
+@given(chunks(), chunks(), st.data())
+def test_a_recipe_builds_its_chunk(old: bytes, other: bytes, data: st.DataObject) -> None:
+    """Whatever is made of two chunks is built from them again."""
+    begin = data.draw(st.integers(0, len(old)))
+    end = data.draw(st.integers(begin, len(old)))
+    new = data.draw(
+        st.sampled_from(
+            [
+                old[:begin] + b"some new words" + old[begin:],
+                old[:begin] + old[end:],
+                old[begin:] + other[:begin],
+                old[begin:end] * 2,
+                other,
+            ]
+        )
+    )[:MAX_SIZE_BYTES]
+    held = {chunk_id(chunk): chunk for chunk in (old, other)}
+    index = SubBlockIndex((name, sub_blocks(chunk)) for name, chunk in held.items())
+    recipe = write_recipe(chunk_id(new), new, sub_blocks(new), index)
+    if recipe is None:
+        return
+    (recipe,) = decode_recipes(encode([recipe]))
+    assert recipe.id == chunk_id(new)
+    assert recipe.size == len(new)
+    assert all(base.size == len(held[base.id]) for base in recipe.bases)
+    assert follow_recipe(recipe, [held[base.id] for base in recipe.bases]) == new
+
+
+def test_a_small_edit_is_a_small_recipe() -> None:
+    old = random.Random(3).randbytes(60_000)
+    new = old[:30_000] + b"0123456789" + old[30_000:]
+    index = SubBlockIndex([(chunk_id(old), sub_blocks(old))])
+    recipe = write_recipe(chunk_id(new), new, sub_blocks(new), index)
+    assert recipe is not None
+    assert len(recipe.literal) < 2 * MAX_SUB_BLOCK_BYTES
+    assert len(recipe.parts) == 3
+
+
+def test_what_is_new_is_packed_by_what_is_copied() -> None:
+    """What only the copied part has costs next to nothing, where it is the same."""
+    dice = random.Random(3)
+    odd = dice.randbytes(2_000)
+    old = dice.randbytes(20_000) + odd + dice.randbytes(20_000)
+    new = old[:8_000] + odd + old[8_000:]
+    index = SubBlockIndex([(chunk_id(old), sub_blocks(old))])
+    recipe = write_recipe(chunk_id(new), new, sub_blocks(new), index)
+    assert recipe is not None
+    literal_bytes = sum(part for part in recipe.parts if isinstance(part, int))
+    assert len(recipe.literal) < literal_bytes - 500
+    assert follow_recipe(recipe, [old]) == new
+    assert follow_recipe(recipe, [bytes(len(old))]) != new
+
+
+@pytest.mark.parametrize("size", [9, 11])
+def test_a_literal_unpacks_to_the_size_that_is_announced(size: int) -> None:
+    old = random.Random(3).randbytes(5_000)
+    packed = zstd.compress(bytes(10_000), zstd_dict=zstd.ZstdDict(old, is_raw=True).as_prefix)
+    parts: list[int | Copy] = [Copy(0, 0, 5_000), size * 1_000]
+    recipe = Recipe(bytes(32), 5_000 + size * 1_000, [Chunk(bytes(32), 5_000)], parts, packed)
+    check_recipe(recipe)
+    assert follow_recipe(recipe, [old]) is None
+
+
+@pytest.mark.parametrize("copied", [0, 7, 8])
+def test_a_literal_that_does_not_unpack_builds_nothing(copied: int) -> None:
+    bases = [Chunk(bytes(32), 100)] if copied else []
+    parts: list[int | Copy] = [Copy(0, 0, copied)] if copied else []
+    recipe = Recipe(bytes(32), copied + 99, bases, [*parts, 99], b"not packed")
+    check_recipe(recipe)
+    assert follow_recipe(recipe, [bytes(100)]) is None
+
+
+def test_what_has_nothing_in_common_has_no_recipe() -> None:
+    old, new = random.Random(3).randbytes(60_000), random.Random(4).randbytes(60_000)
+    index = SubBlockIndex([(chunk_id(old), sub_blocks(old))])
+    assert write_recipe(chunk_id(new), new, sub_blocks(new), index) is None
+
+
+def test_out_of_many_chunks_only_some_are_used() -> None:
+    parts = [random.Random(number).randbytes(8_000) for number in range(12)]
+    index = SubBlockIndex((chunk_id(part), sub_blocks(part)) for part in parts)
+    new = b"".join(parts)[:MAX_SIZE_BYTES]
+    recipe = write_recipe(chunk_id(new), new, sub_blocks(new), index)
+    assert recipe is not None
+    assert len(recipe.bases) == MAX_BASES
+    held = {chunk_id(part): part for part in parts}
+    assert follow_recipe(recipe, [held[base.id] for base in recipe.bases]) == new
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [b"x" * 8 + b"\0\0", (b"x" * 8 + b"\xff\xff") * 2, b""],
+    ids=["nothing", "too long", "none"],
+)
+def test_rows_that_no_chunk_has_are_left_out(rows: bytes) -> None:
+    new = random.Random(3).randbytes(60_000)
+    index = SubBlockIndex([(bytes(32), rows + sub_blocks(new) if rows else rows)])
+    assert write_recipe(chunk_id(new), new, sub_blocks(new), index) is None
+
+
+_GOOD = Recipe(b"i" * 32, 12, [Chunk(b"b" * 32, 10)], [2, Copy(0, 0, 10)], b"ab")
+
+
+def _with(**changes: object) -> Recipe:
+    fields: dict[str, object] = {name: getattr(_GOOD, name) for name in _GOOD.__struct_fields__}
+    make: Callable[..., Recipe] = Recipe
+    return make(**(fields | changes))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "error"),
+    [
+        (_with(id=b"i" * 31), ProtocolError),
+        (_with(bases=[Chunk(b"b" * 33, 10)]), ProtocolError),
+        (_with(bases=[Chunk(b"b" * 32, MAX_SIZE_BYTES + 1)]), LimitError),
+        (_with(bases=[Chunk(b"b" * 32, -10)]), LimitError),
+        (_with(size=0, parts=[]), LimitError),
+        (_with(size=MAX_SIZE_BYTES + 1, parts=[MAX_SIZE_BYTES + 1]), LimitError),
+        (_with(bases=[Chunk(b"b" * 32, 10)] * (MAX_BASES + 1)), LimitError),
+        (_with(size=2_000, parts=[1] * 2_000), LimitError),
+        (_with(parts=[0, 2, Copy(0, 0, 10)]), ProtocolError),
+        (_with(parts=[-2, 4, Copy(0, 0, 10)]), ProtocolError),
+        (_with(literal=b"abc"), ProtocolError),
+        (_with(size=11), ProtocolError),
+        (_with(size=13), ProtocolError),
+        (_with(parts=[2, Copy(0, 1, 10)]), ProtocolError),
+        (_with(parts=[2, Copy(0, -1, 10)]), ProtocolError),
+        (_with(parts=[15, Copy(0, 5, -3)]), ProtocolError),
+        (_with(parts=[12, Copy(0, 5, 0)]), ProtocolError),
+        (_with(parts=[2, Copy(1, 0, 10)]), ProtocolError),
+        (_with(parts=[2, Copy(-1, 0, 10)]), ProtocolError),
+    ],
+)
+def test_recipes_that_cannot_be_are_refused(
+    recipe: Recipe, error: type[ProtocolError | LimitError]
+) -> None:
+    check_recipe(_GOOD)
+    with pytest.raises(error):
+        check_recipe(recipe)
+
+
+def test_a_frame_has_only_so_many_recipes() -> None:
+    assert len(decode_recipes(encode([_GOOD] * MAX_FRAME_RECIPES))) == MAX_FRAME_RECIPES
+    with pytest.raises(LimitError):
+        decode_recipes(encode([_GOOD] * (MAX_FRAME_RECIPES + 1)))
