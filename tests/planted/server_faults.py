@@ -168,7 +168,7 @@ SERVER_FAULTS = (
         (
             Edit(
                 "server/admission.py",
-                "        if len(self._strangers) > min(MOST_STRANGERS, self._most_descriptors):",
+                "        if len(self._strangers) > self._most_strangers:",
                 "        if len(self._strangers) < 0:",
             ),
         ),
