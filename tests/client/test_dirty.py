@@ -172,3 +172,20 @@ def test_a_word_about_the_whole_source_stays(source: ScannedSource) -> None:
     assert paths(source) == [b""]
     source.scan()
     assert paths(source) == []
+
+
+@pytest.mark.parametrize("names", [{b"c", b"h", b"k"}, {b"c", b"k"}])
+def test_a_new_directory_has_the_name_of_one_found_elsewhere(
+    source: ScannedSource, names: set[bytes]
+) -> None:
+    """Also if it is found only in a new directory next to it, and what was named is below it."""
+    for name in "hk":
+        (source.root / name).mkdir()
+        (source.root / name / "old").write_text(name)
+    source.scan()
+    (source.root / "c").mkdir()
+    (source.root / "h").rename(source.root / "c" / "moved")
+    (source.root / "h").mkdir()
+    (source.root / "h" / "new").write_text("new")
+    source.scan(Names({b"": names, b"h": {b"new"}, b"k": None}, set()))
+    check(source)

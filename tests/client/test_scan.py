@@ -144,6 +144,22 @@ def test_a_directory_takes_the_name_of_what_moved_into_another(source: ScannedSo
     check(source)
 
 
+def test_a_new_directory_has_the_name_of_one_found_elsewhere(source: ScannedSource) -> None:
+    """Whichever of the directories is visited first."""
+    for name in "agz":
+        (source.root / name).mkdir()
+    for name in "fh":
+        (source.root / name).mkdir()
+        (source.root / name / "old").write_text(name)
+    source.scan()
+    for name, place in ("fa", "hz"):
+        (source.root / name).rename(source.root / place / "moved")
+        (source.root / name).mkdir()
+        (source.root / name / "new").write_text(name)
+    source.scan()
+    check(source)
+
+
 def test_a_chain_of_renames(source: ScannedSource) -> None:
     """B becomes c while a becomes b: no content is mixed up."""
     for name in "ab":

@@ -67,8 +67,11 @@ def start(pair: Pair, name: str, data: bytes) -> tuple[Path, Proxy]:
 
 
 def insert(path: Path, offset: int, data: bytes) -> None:
+    """Save the file with more in it at once, so that no part of it is a version of its own."""
     content = path.read_bytes()
-    path.write_bytes(content[:offset] + data + content[offset:])
+    saved = path.parent.parent / "saved"
+    saved.write_bytes(content[:offset] + data + content[offset:])
+    saved.replace(path)
 
 
 def test_a_line_more_in_a_source_file(pair: Pair) -> None:

@@ -6,6 +6,7 @@ import sys
 
 assert sys.platform == "linux"
 
+import os
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -139,3 +140,16 @@ def test_an_identity_that_cannot_be_read(pair: Pair, text: bytes) -> None:
     (line,) = pair.server.errors.splitlines()
     assert "server.json" in line
     assert "--adopt" in line
+
+
+def test_a_state_that_says_another_thing_than_the_server(pair: Pair) -> None:
+    """The server refuses what follows from it; the client compares, and sends no content again."""
+    (pair.source / "directory").mkdir()
+    (pair.source / "directory" / "file").write_bytes(os.urandom(100_000))
+    pair.start_server()
+    pair.sync()
+    (path,) = pair.client_state.rglob("state.sqlite")
+    with closing(sqlite3.connect(path)) as state, state:
+        state.execute("UPDATE nodes SET name = x'6f74686572' WHERE name = x'6469726563746f7279'")
+    done = pair.sync()
+    assert done["sent_bytes"] < 50_000

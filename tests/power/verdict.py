@@ -80,6 +80,8 @@ def judge(after: Aftermath, cut: Cut, work: Path) -> Verdict:
                 _judge(pair, cut, after.history, verdict)
             except (AssertionError, OSError, TimeoutExpired) as error:
                 verdict.faults.append(f"it did not recover: {error!r}")
+                if isinstance(error, TimeoutExpired):
+                    verdict.faults.append(f"it said {(error.stdout or b'')[-3000:]!r}")
             finally:
                 verdict.faults += _ended(pair)
     except DiskError as error:

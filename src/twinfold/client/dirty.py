@@ -70,9 +70,13 @@ class DirtyScan(Scan):
         while due:
             path, names = due.pop()
             known = self.tools.state.find(path)
-            if known is not None:
+            if known is not None and self.tools.pending.path_of(known.node) == path:
                 self._visited.add(path)
                 due += self._open_and_visit(path, known, names)
+            elif path and not self._is_looked_at(path):
+                # It was moved by this scan: what has its name now is to be found where that is.
+                parent, name = split(path)
+                due.append((parent, {name}))
 
     def _is_walked(self, path: bytes) -> bool:
         while path not in self._walked:
@@ -114,6 +118,7 @@ class DirtyScan(Scan):
         self, directory: Directory, parent: bytes, child: Child
     ) -> list[tuple[bytes, set[bytes] | None]]:
         path = join(parent, child.name)
+        child = self.as_it_is_now(path, child)
         known = child.known
         if known is None or path in self._trees or self._is_to_be_walked(path, child):
             self._walked.add(path)

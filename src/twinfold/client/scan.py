@@ -119,6 +119,7 @@ class Scan:
         except OSError as error:
             self.note_unentered(path, error)
             return None
+        child = self.as_it_is_now(path, child)
         try:
             children = self.visit(directory, path, child)
         except BaseException:
@@ -370,6 +371,17 @@ class Scan:
         self.tools.moves.moved.add(node)
         self._add(Move(origin.path, path), Relocate(node, parent, name), header_bytes=2 * len(path))
         return Child(name, parent, node, facts, origin.known, moved=True)
+
+    def as_it_is_now(self, path: bytes, child: Child) -> Child:
+        """Return a directory still to be visited, as what was found elsewhere since leaves it.
+
+        The known one may turn out to have been moved: then another one has its name.
+        """
+        if child.listed is None or child.moved or child.known is None:
+            return child
+        if child.node not in self.tools.moves.moved:
+            return child
+        return self._place_directory(path, child.parent, child.name, child.listed, ())
 
     def _act_on_absences(self) -> None:
         """Delete what vanished, and put what stands where a directory was; or hold all that."""

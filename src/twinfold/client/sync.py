@@ -49,6 +49,9 @@ COALESCE_S = 0.005
 SOURCE_RETRY_S = 1.0
 FAILURE_DELAY_S = 5.0
 
+_LOSSES_BEFORE_COMPARING = 2
+"""Batches in a row that did not fit what the server has, although both are at one revision."""
+
 EXIT_EQUAL = 0
 EXIT_NOT_EQUAL = 3
 
@@ -161,7 +164,6 @@ class Synchroniser:
                 await self._find_place()
                 self._is_lost = False
             await work()
-            self._losses = 0
             return
         except DriftedError as error:
             self._board.tell(Drifted(str(error)))
@@ -216,6 +218,7 @@ class Synchroniser:
         if work is None or scan.held_deletions:
             self._board.hold(scan.held_deletions)
         self._say_if_in_sync(batches)
+        self._losses = 0
         self.waiters.end_cycle(
             is_settling=self._agenda.is_settling, is_equal=not self._board.held_deletions
         )
@@ -325,7 +328,8 @@ class Synchroniser:
             session = await self._link.begin()
             self._remember_settings()
             same_server = self._state.blob("server_id") == self._link.server_id
-            if same_server and self._state.revision == session.revision:
+            same_revision = same_server and self._state.revision == session.revision
+            if same_revision and self._losses < _LOSSES_BEFORE_COMPARING:
                 return
             self._board.tell(Comparing(session.entries))
             try:

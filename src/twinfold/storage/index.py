@@ -7,6 +7,7 @@ connection writes; readers have their own.
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import threading
 import time
@@ -54,6 +55,7 @@ from twinfold.storage.transaction import SESSION_FOLDER, SqlTransaction, node_of
 
 REVISIONS = ("0001",)
 HEAD_REVISION = REVISIONS[-1]
+_REVISION = re.compile(r"[0-9]{4}\w*")
 _MOST_PLACES = 16
 _ENTRIES_A_GROUP = 1_000
 
@@ -115,7 +117,7 @@ def _migrate(engine: Engine, path: Path) -> None:
         if inspect(connection).has_table("alembic_version"):
             found = connection.scalar(text("SELECT version_num FROM alembic_version"))
         if found is not None and found not in REVISIONS:
-            if isinstance(found, str) and found.isdecimal() and found > HEAD_REVISION:
+            if _REVISION.fullmatch(str(found)) and str(found) > HEAD_REVISION:
                 raise FormatError(
                     f"{path.parent.parent} was written by a newer twinfold (index format {found}); "
                     "update this server"
