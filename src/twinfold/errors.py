@@ -46,6 +46,10 @@ class StateError(TwinfoldError):
     """The client's own state cannot be used."""
 
 
+class DamagedStateError(StateError):
+    """The client's state is not as it was written; it can be made anew."""
+
+
 class FormatError(TwinfoldError):
     """Stored data has a format that this version does not know."""
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import itertools
 import os
 import secrets
 import signal
-import ssl
 import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from twinfold.client.events import Listener as ClientListener
 from twinfold.client.events import Status, Verified, VerifyProgress
@@ -29,10 +31,16 @@ if TYPE_CHECKING:
 
     from twinfold.client.run import KnownSettings
 
+    if sys.platform != "win32":
+        from twinfold.storage.destination import Destination
+
 EXIT_INTERRUPTED = 130
 
 _GARBAGE_THRESHOLD = 100_000
 _SWITCH_INTERVAL_S = 0.0005
+
+_MOST_RENEWALS = 3
+"""So many indexes are made anew by one server: after that the machine is at fault."""
 
 _DEEPEST_TREE = 20_000
 """Frames that finding a directory takes in the deepest tree that the protocol allows."""
@@ -187,6 +195,43 @@ if sys.platform != "win32":
         stop: asyncio.Event,
     ) -> int:
         """Serve a destination until ``stop`` is set; return the exit code."""
+        from twinfold.storage.destination import open_destination
+        from twinfold.storage.index import DamagedIndexError
+
+        os.umask(0)
+        _raise_descriptor_limit()
+        sys.setrecursionlimit(_DEEPEST_TREE)
+        heard: list[Listening] = []
+
+        def announce_once(listening: Listening) -> None:
+            if not heard:
+                announce(listening)
+            heard.append(listening)
+
+        for renewals in itertools.count():
+            destination = open_destination(
+                settings.destination, adopt=settings.adopt, renew_index=renewals > 0
+            )
+            try:
+                await _serve_opened(destination, settings, announce_once, listener, stop)
+                break
+            except DamagedIndexError as error:
+                if renewals == _MOST_RENEWALS:
+                    raise
+                listener(Message(f"{error}; it is set aside and made anew from the files"))
+            finally:
+                destination.close()
+            if heard:
+                settings = msgspec.structs.replace(settings, port=heard[0].address.port)
+        return 0
+
+    async def _serve_opened(
+        destination: Destination,
+        settings: ServerSettings,
+        announce: Callable[[Listening], None],
+        listener: ServerListener,
+        stop: asyncio.Event,
+    ) -> None:
         from twinfold.server.collect import Collector
         from twinfold.server.commit import Committer
         from twinfold.server.drift import DriftChecker
@@ -198,56 +243,52 @@ if sys.platform != "win32":
         from twinfold.server.serve import serve
         from twinfold.server.stage import Stager
         from twinfold.server.survey import Survey
-        from twinfold.storage.destination import open_destination
 
-        os.umask(0)
-        _raise_descriptor_limit()
-        sys.setrecursionlimit(_DEEPEST_TREE)
-        destination = open_destination(settings.destination, adopt=settings.adopt)
         if destination.untold:
             told = ", ".join(destination.untold)
             listener(Message(f"the destination's file system does not tell these apart: {told}"))
-        try:
-            token = settings.token or destination.identity.token
-            server_id = bytes.fromhex(destination.identity.id)
-            address, tls = _listen_address(settings, destination.own_folder, token)
-            clock = SteadyClock(time.time_ns(), time.monotonic_ns())
+        token = settings.token or destination.identity.token
+        server_id = bytes.fromhex(destination.identity.id)
+        address, tls = _listen_address(settings, destination.own_folder, token)
+        clock = SteadyClock(time.time_ns(), time.monotonic_ns())
 
-            def now_ns() -> int:
-                return clock.at(time.monotonic_ns())
+        def now_ns() -> int:
+            return clock.at(time.monotonic_ns())
 
-            index, staging, tree = destination.index, destination.staging, destination.tree
-            lock = threading.Lock()
-            check_place = destination.check_place
-            committer = Committer(index, staging, tree, lock, now_ns, check_place)
-            suspected: set[int] = set()
-            stager = Stager(index, staging, tree, lock, secrets.token_hex(4), suspected.add)
-            pending = PendingBatches(index, stager, committer, listener)
-            healer = Healer(index, tree, committer, now_ns)
-            rooms = RoomKeeper(destination.space, index, tree, committer, pending, now_ns, listener)
-            receiver = Receiver(index, stager, committer, pending, rooms, listener)
-            drift = DriftChecker(
-                index, tree, lock, pending, healer, suspected, check_place, listener
-            )
-            await serve(
-                routes=Routes(receiver, drift, index, server_id, token),
-                receiver=receiver,
-                pending=pending,
-                collector=Collector(
-                    index, tree, committer, pending, settings.keep_s, now_ns, listener
-                ),
-                rooms=rooms,
-                drift=drift,
-                survey=Survey(index, tree, now_ns(), listener),
-                address=address,
-                tls=tls,
-                announce=lambda bound: announce(Listening(bound, destination.path, server_id)),
-                listener=listener,
-                stop=stop,
-            )
-        finally:
-            destination.close()
-        return 0
+        loop = asyncio.get_running_loop()
+        failed: asyncio.Future[None] = loop.create_future()
+
+        def fail(error: Exception) -> None:
+            if not failed.done():
+                failed.set_exception(error)
+
+        index, staging, tree = destination.index, destination.staging, destination.tree
+        index.on_damage = lambda error: loop.call_soon_threadsafe(fail, error)
+        lock = threading.Lock()
+        check_place = destination.check_place
+        committer = Committer(index, staging, tree, lock, now_ns, check_place)
+        suspected: set[int] = set()
+        stager = Stager(index, staging, tree, lock, secrets.token_hex(4), suspected.add)
+        pending = PendingBatches(index, stager, committer, listener)
+        healer = Healer(index, tree, committer, now_ns)
+        rooms = RoomKeeper(destination.space, index, tree, committer, pending, now_ns, listener)
+        receiver = Receiver(index, stager, committer, pending, rooms, listener)
+        drift = DriftChecker(index, tree, lock, pending, healer, suspected, check_place, listener)
+        await serve(
+            routes=Routes(receiver, drift, index, server_id, token),
+            receiver=receiver,
+            pending=pending,
+            collector=Collector(index, tree, committer, pending, settings.keep_s, now_ns, listener),
+            rooms=rooms,
+            drift=drift,
+            survey=Survey(index, tree, now_ns(), listener),
+            address=address,
+            tls=tls,
+            announce=lambda bound: announce(Listening(bound, destination.path, server_id)),
+            listener=listener,
+            stop=stop,
+            failed=failed,
+        )
 
 
 def _raise_descriptor_limit() -> None:

@@ -153,3 +153,66 @@ def test_a_state_that_says_another_thing_than_the_server(pair: Pair) -> None:
         state.execute("UPDATE nodes SET name = x'6f74686572' WHERE name = x'6469726563746f7279'")
     done = pair.sync()
     assert done["sent_bytes"] < 50_000
+
+
+def test_an_index_that_lost_where_chunks_lie(pair: Pair) -> None:
+    """What a difference builds on is not known any more: all of the manifest is sent."""
+    content = os.urandom(8_000_000)
+    (pair.source / "file").write_bytes(content)
+    pair.start_server()
+    pair.sync()
+    pair.server.terminate()
+    with closing(sqlite3.connect(pair.dest / ".twinfold" / "index.sqlite")) as index, index:
+        index.execute("DELETE FROM places")
+    pair.restart_server()
+    (pair.source / "file").write_bytes(content[:4_000_000] + b"more" + content[4_000_000:])
+    pair.sync()
+
+
+def places_of_later_files(index: sqlite3.Connection) -> None:
+    """Take what the next files need; the index has to be unique there."""
+    (free,) = index.execute("SELECT value FROM counters").fetchone()
+    rows = [(node, 0, 0, 1, b"?" * 32, 1) for node in range(free, free + 100)]
+    index.executemany("INSERT INTO places VALUES (?, ?, ?, ?, ?, ?)", rows)
+
+
+def test_an_index_whose_damage_shows_in_a_commit(pair: Pair) -> None:
+    """The running server makes it anew from the files, and the live client goes on."""
+    (pair.source / "file").write_bytes(os.urandom(100_000))
+    pair.start_server()
+    pair.start_client().expect("in_sync")
+    pair.server.terminate()
+    own = pair.dest / ".twinfold"
+    with closing(sqlite3.connect(own / "index.sqlite")) as index, index:
+        places_of_later_files(index)
+    pair.restart_server()
+    for number in range(3):
+        (pair.source / f"other {number}").write_bytes(os.urandom(200_000))
+    pair.settle()
+    pair.assert_equal()
+    assert list(own.glob("damaged-*.sqlite"))
+    assert pair.server.alive
+
+
+@pytest.mark.parametrize("once", [False, True])
+def test_a_state_whose_damage_shows_later(pair: Pair, once: bool) -> None:
+    """The client sets it aside and compares; no content is sent again."""
+    (pair.source / "file").write_bytes(os.urandom(1_000_000))
+    pair.start_server()
+    pair.sync()
+    (path,) = pair.client_state.rglob("state.sqlite")
+    with closing(sqlite3.connect(path)) as state:
+        query = "SELECT rootpage FROM sqlite_master WHERE name = 'known_chunks'"
+        (page,) = state.execute(query).fetchone()
+        (page_size_bytes,) = state.execute("PRAGMA page_size").fetchone()
+    with path.open("r+b") as file:
+        file.seek((page - 1) * page_size_bytes)
+        file.write(b"\xff" * page_size_bytes)
+    (pair.source / "other").write_bytes(b"other")
+    if once:
+        assert pair.sync()["sent_bytes"] < 100_000
+    else:
+        pair.start_client().expect("in_sync")
+        pair.settle()
+    pair.assert_equal()
+    assert list(path.parent.glob("*.damaged-*"))

@@ -153,7 +153,8 @@ def test_a_difference_takes_the_rest_from_its_base(tmp_path: Path) -> None:
         with pytest.raises(UnknownBaseError) as caught:
             rig.stage([ExtendUpload(b"v" * 16, 0, b"?" * 32, [Run(0, 1, [])])])
         assert caught.value.bases == [b"?" * 32]
-        with pytest.raises(ProtocolError):
+        # What runs beyond the base's end may be there in an index that is not damaged.
+        with pytest.raises(UnknownBaseError):
             rig.stage([ExtendUpload(b"v" * 16, 0, base, [Run(0, 6, [])])])
     assert chunks_of((tmp_path / "f").read_bytes()) == chunks_of(new)
 

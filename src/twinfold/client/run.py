@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import socket
 import tempfile
@@ -17,7 +18,7 @@ from twinfold.client.board import Board, applied
 from twinfold.client.comparison import compare_entries, pulled
 from twinfold.client.connection import Connection, RateLimit
 from twinfold.client.control import Control
-from twinfold.client.events import Held, Listener, Verified
+from twinfold.client.events import Held, Listener, Verified, Waiting
 from twinfold.client.files import FilePlanner
 from twinfold.client.guard import Allowance
 from twinfold.client.identity import Identity
@@ -38,10 +39,13 @@ from twinfold.client.uploads import Uploader
 from twinfold.client.verify import Told
 from twinfold.config import ClientSettings
 from twinfold.core.paths import display
-from twinfold.errors import RefusedError, StateError
+from twinfold.errors import DamagedStateError, RefusedError, StateError
 from twinfold.system.locks import FolderLock
 
 _Result = TypeVar("_Result")
+
+_MOST_RENEWALS = 3
+"""So many states are made anew by one client: after that the machine is at fault."""
 
 EXIT_INTERRUPTED = 130
 """A client that was to run once was stopped before it was through."""
@@ -53,18 +57,28 @@ async def run_client(settings: ClientSettings, listener: Listener, stop: asyncio
     Raises:
         TwinfoldError: it cannot be done; the text says why.
     """
-    async with _assembled(settings, listener, patient=not settings.once) as synchroniser:
-        return await _run_until(synchroniser, stop, settings.once)
+    patient = not settings.once
+    for renewals in itertools.count():
+        try:
+            async with _assembled(
+                settings, listener, patient=patient, renew=renewals > 0
+            ) as synchroniser:
+                return await _run_until(synchroniser, stop, settings.once)
+        except DamagedStateError as error:
+            if renewals == _MOST_RENEWALS:
+                raise
+            listener(Waiting(str(error), 0.0))
+    raise AssertionError
 
 
 @asynccontextmanager
 async def _assembled(
-    settings: ClientSettings, listener: Listener, *, patient: bool
+    settings: ClientSettings, listener: Listener, *, patient: bool, renew: bool = False
 ) -> AsyncIterator[Synchroniser]:
     """Put a client together that can be asked for as long as the block lasts."""
     place = place_of(settings.state_dir, settings.source)
     asyncio.get_running_loop().set_exception_handler(_tell_unforeseen)
-    with _opened_state(settings, place) as state:
+    with _opened_state(settings, place, renew=renew) as state:
         connection = Connection(settings.address, RateLimit(settings.limit_bytes_per_s))
         board = Board(settings.source, connection.url, state, listener)
         link = Link(
@@ -156,7 +170,7 @@ async def _run_until(synchroniser: Synchroniser, stop: asyncio.Event, once: bool
 
 
 @contextmanager
-def _opened_state(settings: ClientSettings, place: ClientPlace) -> Iterator[State]:
+def _opened_state(settings: ClientSettings, place: ClientPlace, *, renew: bool) -> Iterator[State]:
     lock = FolderLock(place.lock, f"{display(settings.source)} is already being synchronised")
     try:
         place.create()
@@ -168,7 +182,7 @@ def _opened_state(settings: ClientSettings, place: ClientPlace) -> Iterator[Stat
             " make room there, or name another one with TWINFOLD_STATE_DIR"
         ) from error
     try:
-        state = open_state(place.state, settings.source)
+        state = open_state(place.state, settings.source, renew=renew)
         try:
             yield state
         finally:

@@ -19,8 +19,9 @@ import msgspec
 
 from twinfold.client.effects import Effect, Insert, Node, Relocate, Remove, SaveSegment, Update
 from twinfold.core.planning import Known
-from twinfold.errors import StateError
+from twinfold.errors import DamagedStateError, StateError
 from twinfold.model import CHUNK_ID_SIZE_BYTES, Kind
+from twinfold.system.sqlite_errors import tells_of_damage
 
 ROOT_NODE = 1
 SEGMENT_CHUNKS = 4_096
@@ -54,6 +55,10 @@ _FILE = int(Kind.FILE)
 def short_id(chunk_id: bytes) -> int:
     """Return the first eight bytes of a chunk id as SQLite's integer."""
     return int.from_bytes(chunk_id[:8], "little", signed=True)
+
+
+def _known(row: tuple[Any, ...]) -> Known:
+    return Known(row[1], row[2:9], row[9], row[10], row[11])
 
 
 class State:
@@ -130,9 +135,7 @@ class State:
     def children(self, node: int) -> dict[bytes, Known]:
         """Return what is known in a directory, by name."""
         query = f"SELECT {_KNOWN} FROM nodes WHERE parent = ?"  # noqa: S608
-        with self.lock:
-            rows = self._database.execute(query, (node,)).fetchall()
-        return {row[0]: Known(row[1], row[2:9], row[9], row[10], row[11]) for row in rows}
+        return {row[0]: _known(row) for row in self._all(query, node)}
 
     def child(self, node: int, name: bytes) -> Known | None:
         """Return what is known of one name in a directory."""
@@ -155,16 +158,12 @@ class State:
     def with_inode(self, dev: int, inode: int, limit: int = 64) -> list[tuple[int, int, bytes]]:
         """Return (id, parent, name) of entries that were read from this inode."""
         query = "SELECT id, parent, name FROM nodes WHERE inode = ? AND dev = ? LIMIT ?"
-        with self.lock:
-            return self._database.execute(query, (inode, dev, limit)).fetchall()
+        return self._all(query, inode, dev, limit)
 
     def place(self, node: int) -> tuple[int, bytes] | None:
         """Return (parent, name) of an entry as acknowledged."""
-        with self.lock:
-            row: tuple[int, bytes] | None = self._database.execute(
-                "SELECT parent, name FROM nodes WHERE id = ?", (node,)
-            ).fetchone()
-        return row
+        rows = self._all("SELECT parent, name FROM nodes WHERE id = ?", node)
+        return rows[0] if rows else None
 
     def count_below(self, node: int) -> int:
         """Return how many entries there are at and below an entry."""
@@ -173,8 +172,7 @@ class State:
     def knows_chunk(self, chunk_id: bytes) -> bool:
         """Tell whether the server ever acknowledged this chunk; a hint only."""
         query = "SELECT 1 FROM known_chunks WHERE id8 = ?"
-        with self.lock:
-            return self._database.execute(query, (short_id(chunk_id),)).fetchone() is not None
+        return self._one(query, short_id(chunk_id)) is not None
 
     def manifest_ids(self, manifest: int, start: int, count: int) -> list[bytes]:
         """Return a stretch of a stored manifest, shorter where it ends before."""
@@ -183,8 +181,7 @@ class State:
             "SELECT chunk_ids FROM segments WHERE manifest = ? AND segment BETWEEN ? AND ?"
             " ORDER BY segment"
         )
-        with self.lock:
-            rows = self._database.execute(query, (manifest, first, last)).fetchall()
+        rows = self._all(query, manifest, first, last)
         data = memoryview(b"".join(row[0] for row in rows))
         begin = (start - first * SEGMENT_CHUNKS) * CHUNK_ID_SIZE_BYTES
         end = min(len(data), begin + count * CHUNK_ID_SIZE_BYTES)
@@ -198,11 +195,8 @@ class State:
             " JOIN nodes ON nodes.manifest = segments.manifest"
             " WHERE segments.segment = 0 AND segments.first = ? LIMIT 1"
         )
-        with self.lock:
-            row: tuple[int, bytes] | None = self._database.execute(
-                query, (short_id(chunk_id),)
-            ).fetchone()
-        return row
+        rows = self._all(query, short_id(chunk_id))
+        return rows[0] if rows else None
 
     def sub_blocks(self, chunk_ids: Iterable[bytes]) -> list[tuple[bytes, bytes]]:
         """Return (chunk id, rows) of those chunks whose sub-blocks are kept; a hint only."""
@@ -210,9 +204,9 @@ class State:
         found: list[tuple[bytes, bytes]] = []
         with self.lock:
             for chunk_id in chunk_ids:
-                row = self._database.execute(query, (short_id(chunk_id),)).fetchone()
-                if row is not None:
-                    found.append((chunk_id, row[0]))
+                rows = self._one(query, short_id(chunk_id))
+                if rows is not None:
+                    found.append((chunk_id, rows))
         return found
 
     def acknowledge(
@@ -243,7 +237,8 @@ class State:
         """Do all of the block or nothing of it.
 
         Raises:
-            StateError: the file is damaged, or what it holds contradicts the change.
+            DamagedStateError: the file is damaged, or what it holds contradicts the change.
+            StateError: it cannot be written, for lack of room most likely.
         """
         with self.lock:
             totals = self.files, self.size_bytes, self.entries
@@ -258,10 +253,8 @@ class State:
                 if self._database.in_transaction:
                     self._database.execute("ROLLBACK")
                 if isinstance(error, sqlite3.Error):
-                    raise StateError(
-                        f"the client's state in {self.folder} cannot be written: {error};"
-                        " free some room there, it goes on by itself then"
-                    ) from error
+                    advice = "free some room there, it goes on by itself then"
+                    raise self._failed("written", error, advice) from error
                 raise
 
     def insert(self, node: Node) -> None:
@@ -362,11 +355,32 @@ class State:
 
     def _known(self, condition: str, *values: object) -> Known | None:
         query = f"SELECT {_KNOWN} FROM nodes WHERE {condition}"  # noqa: S608
-        with self.lock:
-            row = self._database.execute(query, values).fetchone()
-        return Known(row[1], row[2:9], row[9], row[10], row[11]) if row else None
+        rows = self._all(query, *values)
+        return _known(rows[0]) if rows else None
 
     def _one(self, query: str, *values: object) -> Any:
-        with self.lock:
-            row = self._database.execute(query, values).fetchone()
-        return row[0] if row else None
+        rows = self._all(query, *values)
+        return rows[0][0] if rows else None
+
+    def _all(self, query: str, *values: object) -> list[Any]:
+        """Return the rows of a query.
+
+        Raises:
+            DamagedStateError: the file is damaged.
+            StateError: it cannot be read.
+        """
+        try:
+            with self.lock:
+                return self._database.execute(query, values).fetchall()
+        except sqlite3.Error as error:
+            raise self._failed("read", error, "check that folder's disk") from error
+
+    def _failed(self, what: str, error: sqlite3.Error, advice: str) -> StateError:
+        if tells_of_damage(error):
+            return DamagedStateError(
+                f"the client's state in {self.folder} is damaged ({error}):"
+                " twinfold client sets it aside and makes it anew"
+            )
+        return StateError(
+            f"the client's state in {self.folder} cannot be {what}: {error}; {advice}"
+        )

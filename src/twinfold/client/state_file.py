@@ -43,8 +43,10 @@ CREATE TABLE sub_blocks (id INTEGER PRIMARY KEY, id8 INTEGER NOT NULL UNIQUE, ro
 """
 
 
-def open_state(path: Path, source: bytes) -> State:
+def open_state(path: Path, source: bytes, *, renew: bool = False) -> State:
     """Open the state at ``path``, making a new one where there is none.
+
+    With ``renew`` set, one that is there counts as damaged.
 
     A file that is damaged, or says what cannot be, is renamed and kept; the new state is filled
     by a comparison with the server.
@@ -53,6 +55,8 @@ def open_state(path: Path, source: bytes) -> State:
         FormatError: a newer version of the program wrote it.
         StateError: it cannot be opened or made.
     """
+    if renew:
+        _set_aside(path)
     try:
         return _open(path, source)
     except sqlite3.DatabaseError as error:
@@ -61,11 +65,15 @@ def open_state(path: Path, source: bytes) -> State:
             error.sqlite_errorcode != sqlite3.SQLITE_ERROR
         ):
             raise StateError(f"cannot open the client's state {path}: {error}") from error
-        aside = path.with_name(f"{path.name}.damaged-{os.getpid()}")
-        path.replace(aside)
-        for suffix in ("-wal", "-shm"):
-            path.with_name(path.name + suffix).unlink(missing_ok=True)
+        _set_aside(path)
         return _open(path, source)
+
+
+def _set_aside(path: Path) -> None:
+    aside = path.with_name(f"{path.name}.damaged-{os.getpid()}")
+    path.replace(aside)
+    for suffix in ("-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
 def copy_state(path: Path, copy: Path) -> None:

@@ -36,6 +36,7 @@ from twinfold.config import ClientSettings
 from twinfold.core.compression import CompressionChooser
 from twinfold.errors import (
     ConnectionLostError,
+    DamagedStateError,
     DescriptorsError,
     ProtocolError,
     SourceReplacedError,
@@ -176,7 +177,7 @@ class Synchroniser:
                 raise
             await self._await_source(error)
         except (ProtocolError, StateError, DescriptorsError) as error:
-            if self._settings.once:
+            if self._settings.once or isinstance(error, DamagedStateError):
                 raise
             await self._pause(str(error), FAILURE_DELAY_S)
         self._is_lost = self._agenda.full = True

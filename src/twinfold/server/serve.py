@@ -42,8 +42,9 @@ async def serve(
     announce: Callable[[ServerAddress], None],
     listener: Listener,
     stop: asyncio.Event,
+    failed: asyncio.Future[None],
 ) -> None:
-    """Serve until ``stop`` is set.
+    """Serve until ``stop`` is set; what ``failed`` gets as its exception ends it as well.
 
     Raises:
         DestinationError: the address cannot be listened on.
@@ -53,7 +54,7 @@ async def serve(
     runner = web.AppRunner(routes.application(), shutdown_timeout=_STOP_WITHIN_S)
     await runner.setup()
     listening: asyncio.Server | None = None
-    tasks: list[asyncio.Task[Any]] = []
+    tasks: list[asyncio.Future[Any]] = [failed]
     try:
         tasks.append(await receiver.start(survey))
         tasks.append(asyncio.create_task(drift.run_forever()))
@@ -92,7 +93,7 @@ def _teller(
     return tell
 
 
-async def _until_stopped(stop: asyncio.Event, tasks: list[asyncio.Task[Any]]) -> None:
+async def _until_stopped(stop: asyncio.Event, tasks: list[asyncio.Future[Any]]) -> None:
     """Wait for ``stop``; a task that ends before has failed, and its error is raised."""
     stopping = asyncio.create_task(stop.wait())
     done, _ = await asyncio.wait([stopping, *tasks], return_when=asyncio.FIRST_COMPLETED)
@@ -102,7 +103,7 @@ async def _until_stopped(stop: asyncio.Event, tasks: list[asyncio.Task[Any]]) ->
 
 
 async def _first_check(
-    drift: DriftChecker, stop: asyncio.Event, tasks: list[asyncio.Task[Any]]
+    drift: DriftChecker, stop: asyncio.Event, tasks: list[asyncio.Future[Any]]
 ) -> None:
     """Wait for the first check, so that no client is told that all is well before; not for ever.
 

@@ -176,9 +176,13 @@ class Stager:
     ) -> None:
         staged.name = upload_name(change.upload)
         staged.offset = change.offset
-        staged.chunks = expand(
-            change.runs, lambda start, count: self._index.manifest(base or 0, start, count)
-        )
+        try:
+            staged.chunks = expand(
+                change.runs, lambda start, count: self._index.manifest(base or 0, start, count)
+            )
+        except ProtocolError as error:
+            # A damaged index may have lost a part of the base's manifest.
+            raise UnknownBaseError([change.base]) from error
         try:
             upload = self._upload(staged.name)
         except OSError as error:

@@ -110,8 +110,13 @@ class Destination:
         self._lock.release()
 
 
-def open_destination(path: bytes, *, adopt: bool) -> Destination:
+def open_destination(path: bytes, *, adopt: bool, renew_index: bool = False) -> Destination:
     """Take hold of a destination folder, made if it is missing.
+
+    Args:
+        path: the folder.
+        adopt: take it also if it holds files that no server put there.
+        renew_index: set the index aside, as if it could not be opened.
 
     Raises:
         DestinationError: it is no folder, cannot be written to, or holds files that no server
@@ -138,6 +143,8 @@ def open_destination(path: bytes, *, adopt: bool) -> Destination:
         ) from error
     lock.acquire()
     try:
+        if renew_index:
+            _set_index_aside(own)
         return Destination(path, own, lock)
     except BaseException:
         lock.release()
@@ -163,12 +170,16 @@ def _open_or_replace_index(own: Path) -> SqlIndex:
     try:
         return open_index(own / "index.sqlite")
     except DamagedIndexError:
-        aside = f"damaged-{time.time_ns()}"
-        for ending in ("", "-wal", "-shm"):
-            file = own / f"index.sqlite{ending}"
-            if file.exists():
-                file.rename(own / f"{aside}.sqlite{ending}")
+        _set_index_aside(own)
         return open_index(own / "index.sqlite")
+
+
+def _set_index_aside(own: Path) -> None:
+    aside = f"damaged-{time.time_ns()}"
+    for ending in ("", "-wal", "-shm"):
+        file = own / f"index.sqlite{ending}"
+        if file.exists():
+            file.rename(own / f"{aside}.sqlite{ending}")
 
 
 def _is_same(path: bytes, fd: int) -> bool:
@@ -196,8 +207,9 @@ def _load_identity(path: bytes, own: Path) -> Identity:
         if not re.fullmatch(r"[!-~]{1,1000}", identity.token):
             raise ValueError("its token cannot be one")
     except (OSError, ValueError, msgspec.MsgspecError) as error:
+        why = "it is damaged" if isinstance(error, UnicodeError) else str(error)
         raise DestinationError(
-            f"cannot read {display(os.fsencode(file))}: {error}; remove it to have the server make"
+            f"cannot read {display(os.fsencode(file))}: {why}; remove it to have the server make"
             " a new one, with a new invite (then start it once with --adopt)"
         ) from error
     if identity.format > FORMAT_VERSION:

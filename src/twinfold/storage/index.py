@@ -49,9 +49,9 @@ from twinfold.storage.interface import (
     Step,
 )
 from twinfold.storage.soundness import unsound
-from twinfold.storage.sqlite_errors import DISK_ERRORS, code_of, unreadable
 from twinfold.storage.statements import PREFIXES_A_QUERY, Statements
 from twinfold.storage.transaction import SESSION_FOLDER, SqlTransaction, node_of
+from twinfold.system.sqlite_errors import DISK_ERRORS, code_of, tells_of_damage
 
 REVISIONS = ("0001",)
 HEAD_REVISION = REVISIONS[-1]
@@ -63,7 +63,7 @@ _decode_steps = msgspec.msgpack.Decoder(list[Step]).decode
 
 
 class DamagedIndexError(DestinationError):
-    """The index cannot be read; it can be made anew from the files."""
+    """The index is not as it was written; it can be made anew from the files."""
 
 
 def open_index(path: Path) -> SqlIndex:
@@ -199,6 +199,7 @@ class SqlIndex:
         self._reader_lock = threading.Lock()
         self._is_doubtful = False
         self.on_full: Callable[[], object] = lambda: None
+        self.on_damage: Callable[[DamagedIndexError], object] = lambda _error: None
         with engine.connect() as connection:
             self._next_id = connection.scalar(select(tables.counters.c.value)) or FIRST_FREE_NODE
             packed = connection.scalar(select(tables.sessions.c.session))
@@ -212,6 +213,7 @@ class SqlIndex:
 
         Raises:
             DestinationFullError: there is no room for it; ``on_full`` was called.
+            DamagedIndexError: it is not as it was written; ``on_damage`` was called.
             DoubtfulIndexError: see there.
             DestinationError: the database cannot be written.
         """
@@ -241,7 +243,24 @@ class SqlIndex:
             self.on_full()
             self._is_doubtful = True
             raise DoubtfulIndexError(f"{reason}; check the destination's disk") from error
+        if tells_of_damage(error):
+            raise self._damaged(error) from error
         raise DestinationError(reason) from error
+
+    def _unreadable(self, error: Exception) -> DestinationError:
+        if tells_of_damage(error):
+            return self._damaged(error)
+        reason = getattr(error, "orig", error)
+        return DestinationError(
+            f"the server's index cannot be read: {reason}; check the destination's disk"
+        )
+
+    def _damaged(self, error: Exception) -> DamagedIndexError:
+        damaged = DamagedIndexError(
+            f"the server's index is damaged: {getattr(error, 'orig', error)}"
+        )
+        self.on_damage(damaged)
+        return damaged
 
     def _end_doubt(self) -> None:
         """Bring all that counts as committed out of the log, and the log to nothing.
@@ -275,7 +294,7 @@ class SqlIndex:
                 found.close()
                 return rows
         except sqlite3.DatabaseError as error:
-            raise unreadable(error) from error
+            raise self._unreadable(error) from error
 
     @contextmanager
     def _connected(self) -> Iterator[Connection]:
@@ -283,7 +302,7 @@ class SqlIndex:
             with self._engine.connect() as connection:
                 yield connection
         except DatabaseError as error:
-            raise unreadable(error.orig or error) from error
+            raise self._unreadable(error) from error
 
     @property
     def is_surveyed(self) -> bool:

@@ -1,0 +1,25 @@
+"""What SQLite's errors mean (https://www.sqlite.org/rescode.html)."""
+
+from __future__ import annotations
+
+import sqlite3
+
+DISK_ERRORS = (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN)
+"""They tell nothing about what the database holds."""
+
+_DAMAGE = (
+    sqlite3.SQLITE_CORRUPT,
+    sqlite3.SQLITE_NOTADB,
+    sqlite3.SQLITE_CONSTRAINT,
+    sqlite3.SQLITE_MISMATCH,
+)
+
+
+def code_of(error: BaseException) -> int:
+    """Return SQLite's extended code for an error, 0 if it has none."""
+    return int(getattr(getattr(error, "orig", error), "sqlite_errorcode", 0))
+
+
+def tells_of_damage(error: BaseException) -> bool:
+    """Tell whether the database is not as it was written: trying again is in vain."""
+    return code_of(error) & 0xFF in _DAMAGE
