@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 
 from twinfold.core.session import (
     FolderSession,
+    begin,
     check_epoch,
     commit_batches,
+    drift,
     is_committed,
     open_session,
 )
@@ -113,3 +115,15 @@ def test_groups_make_no_difference(groups: list[int]) -> None:
         assert is_committed(session, session.committed)
     assert session.revision - OWNED.revision == session.committed - OWNED.committed == sum(groups)
     assert session.epoch == OWNED.epoch
+
+
+@given(st.integers(0, 1_000), st.integers(1, 10**9))
+def test_no_revision_of_a_lost_history_comes_again(batches: int, later_ns: int) -> None:
+    """Also not if the index is lost, or an older one put back, within a second of a drift."""
+    now_ns = 1_795_000_000_000_000_000
+    kept = commit_batches(begin(now_ns - 10**9), 5)
+    now_ns += batches * 10_000
+    lost = commit_batches(drift(kept, 1, now_ns - batches * 10_000), batches)
+    for again in (drift(kept, 1, now_ns + later_ns + 512), begin(now_ns + later_ns + 512)):
+        assert again.revision > lost.revision
+        assert again.epoch > lost.epoch

@@ -124,7 +124,9 @@ class Stored:
                 shutil.copy2(path, kept)
 
     def _put_back(self) -> None:
-        if self._spoilt.is_dir():
+        if self._spoilt.is_symlink():
+            self._spoilt.unlink()
+        elif self._spoilt.is_dir():
             self._spoilt.rmdir()
         for path in self._files():
             path.unlink()

@@ -254,9 +254,8 @@ SERVER_FAULTS = (
         (
             Edit(
                 "server/heal.py",
-                "                work.save_session("
-                "rules.drift(self._index.session(), len(paths), now_s))\n",
-                "                del now_s\n",
+                "                work.save_session(session)\n",
+                "                del session\n",
             ),
         ),
         ("tests/server/test_drift.py",),

@@ -150,8 +150,8 @@ class Healer:
                 directories[node.parent] = None
                 work.forget(node.id)
             if paths:
-                now_s = self._now_ns() // 1_000_000_000
-                work.save_session(rules.drift(self._index.session(), len(paths), now_s))
+                session = rules.drift(self._index.session(), len(paths), self._now_ns())
+                work.save_session(session)
             return _attributes_of(work, directories)
 
         self._committer.adjust(decide)

@@ -178,7 +178,7 @@ def _add_roots(connection: Connection) -> None:
     rows = [blank | {"id": root, "name": b"%d" % root} for root in (TREE, STAGING, ATTIC)]
     connection.execute(insert(tables.nodes), rows)
     connection.execute(insert(tables.counters), {"name": "node", "value": FIRST_FREE_NODE})
-    session = rules.begin(int(time.time()))
+    session = rules.begin(time.time_ns())
     row = {"folder": SESSION_FOLDER, "session": msgspec.msgpack.encode(session)}
     connection.execute(insert(tables.sessions), row)
 
