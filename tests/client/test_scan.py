@@ -116,6 +116,25 @@ def test_a_new_hard_link_is_not_a_move(source: ScannedSource) -> None:
     assert source.mirror.received_bytes == 0
 
 
+@pytest.mark.parametrize("name", [b"a", b"z"])
+@pytest.mark.parametrize("renamed", [b"a2", b"y"])
+@pytest.mark.parametrize("is_named", [False, True])
+def test_a_hard_link_to_a_file_whose_directory_is_renamed(
+    source: ScannedSource, name: bytes, renamed: bytes, is_named: bool
+) -> None:
+    """One of the names is where the known file went; there is something at the other as well."""
+    root = os.fsencode(source.root)
+    (source.root / "d" / "e").mkdir(parents=True)
+    (source.root / "d" / "e" / "file").write_bytes(b"content")
+    source.scan()
+    os.link(root + b"/d/e/file", root + b"/" + name)
+    # The link has changed the file's times; that is known now.
+    source.scan(Names({b"d/e": {b"file"}}, set()))
+    os.rename(root + b"/d", root + b"/" + renamed)
+    source.scan(Names({b"": {b"d", name, renamed}}, set()) if is_named else None)
+    check(source)
+
+
 def test_an_entry_that_is_being_replaced_is_not_moved(source: ScannedSource) -> None:
     """A file is renamed into a directory and another takes its name: neither gets lost."""
     (source.root / "sub").mkdir()

@@ -281,9 +281,8 @@ class Scan:
         known: dict[bytes, Known],
         deletions: bool,
     ) -> list[Child]:
-        differences = compare_directory(listing, known)
+        differences = compare_directory(listing, self._without_left(path, known))
         children: list[Child] = []
-        moved = self.tools.moves.moved
         for name in differences.others:
             self.tools.problems.clear_below(join(path, name))
             self.note_problem(join(path, name), "is a FIFO, socket or device")
@@ -297,15 +296,15 @@ class Scan:
             if before.kind == DIRECTORY and self.tools.state.count_below(before.node) > 1:
                 self._absences.taken.append(Taken(node, name, before.node))
                 continue
-            gone = () if before.node in moved else (Remove(before.node),)
+            gone = () if self._has_left(before.node, path, name) else (Remove(before.node),)
             self._plan_fresh(directory, path, node, name, facts, children, gone)
         for name, facts, before in differences.changed:
-            if before.node in moved:
+            if self._has_left(before.node, path, name):
                 self._plan_fresh(directory, path, node, name, facts, children)
             else:
                 self._plan_changed(directory, path, node, name, facts, before)
         for name, facts, before in differences.directories:
-            if before.node in moved:
+            if self._has_left(before.node, path, name):
                 self._plan_fresh(directory, path, node, name, facts, children)
             else:
                 children.append(Child(name, node, before.node, facts, before))
@@ -379,9 +378,24 @@ class Scan:
         """
         if child.listed is None or child.moved or child.known is None:
             return child
-        if child.node not in self.tools.moves.moved:
+        if not self._has_left(child.node, *split(path)):
             return child
         return self._place_directory(path, child.parent, child.name, child.listed, ())
+
+    def _without_left(self, path: bytes, known: dict[bytes, Known]) -> dict[bytes, Known]:
+        """Leave out what was found elsewhere: another hard link may have its name here."""
+        if not self.tools.moves.moved:
+            return known
+        return {
+            name: entry
+            for name, entry in known.items()
+            if not self._has_left(entry.node, path, name)
+        }
+
+    def _has_left(self, node: int, parent: bytes, name: bytes) -> bool:
+        """Tell whether an entry that was known here was found elsewhere by this scan."""
+        tools = self.tools
+        return node in tools.moves.moved and tools.pending.path_of(node) != join(parent, name)
 
     def _act_on_absences(self) -> None:
         """Delete what vanished, and put what stands where a directory was; or hold all that."""

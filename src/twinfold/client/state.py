@@ -252,7 +252,7 @@ class State:
                 self._sub_block_bytes = sub_block_bytes
                 if self._database.in_transaction:
                     self._database.execute("ROLLBACK")
-                if isinstance(error, sqlite3.Error):
+                if isinstance(error, sqlite3.Error | UnicodeDecodeError):
                     advice = "free some room there, it goes on by itself then"
                     raise self._failed("written", error, advice) from error
                 raise
@@ -372,10 +372,10 @@ class State:
         try:
             with self.lock:
                 return self._database.execute(query, values).fetchall()
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             raise self._failed("read", error, "check that folder's disk") from error
 
-    def _failed(self, what: str, error: sqlite3.Error, advice: str) -> StateError:
+    def _failed(self, what: str, error: Exception, advice: str) -> StateError:
         if tells_of_damage(error):
             return DamagedStateError(
                 f"the client's state in {self.folder} is damaged ({error}):"

@@ -59,7 +59,7 @@ def open_state(path: Path, source: bytes, *, renew: bool = False) -> State:
         _set_aside(path)
     try:
         return _open(path, source)
-    except sqlite3.DatabaseError as error:
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
         # SQLITE_ERROR tells of tables that are not what they were; the others may pass.
         if isinstance(error, sqlite3.OperationalError) and (
             error.sqlite_errorcode != sqlite3.SQLITE_ERROR

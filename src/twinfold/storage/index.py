@@ -84,13 +84,16 @@ def open_index(path: Path) -> SqlIndex:
     except DestinationError:
         engine.dispose()
         raise
-    except DatabaseError as error:
+    except (DatabaseError, UnicodeDecodeError) as error:
         engine.dispose()
         if code_of(error) == sqlite3.SQLITE_FULL:
             raise DestinationFullError(f"no room for the index {path}; free some there") from error
         if code_of(error) & 0xFF in DISK_ERRORS:
-            raise DestinationError(f"the index {path} cannot be used: {error.orig}") from error
-        raise DamagedIndexError(f"the index {path} is damaged: {error.orig}") from error
+            raise DestinationError(
+                f"the index {path} cannot be used: {getattr(error, 'orig', error)}"
+            ) from error
+        reason = getattr(error, "orig", error)
+        raise DamagedIndexError(f"the index {path} is damaged: {reason}") from error
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:

@@ -21,5 +21,8 @@ def code_of(error: BaseException) -> int:
 
 
 def tells_of_damage(error: BaseException) -> bool:
-    """Tell whether the database is not as it was written: trying again is in vain."""
-    return code_of(error) & 0xFF in _DAMAGE
+    """Tell whether the database is not as it was written: trying again is in vain.
+
+    What SQLite says of a damaged schema may be no text.
+    """
+    return isinstance(error, UnicodeDecodeError) or code_of(error) & 0xFF in _DAMAGE
