@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from twinfold.core.session import commit_batches
 from twinfold.errors import DestinationError, LockedError
 from twinfold.storage.destination import Destination, open_destination
 from twinfold.system.locks import FolderLock
@@ -84,7 +85,7 @@ def test_an_index_that_something_else_reads_is_left_alone(tmp_path: Path) -> Non
     reader.execute("BEGIN")
     assert reader.execute("SELECT count(*) FROM nodes").fetchone()[0] > 0
     with first.index.transaction() as work:
-        work.save_session(first.index.session())
+        work.save_session(commit_batches(first.index.session(), 1))
     first.close()
     with pytest.raises(DestinationError, match="in use by something else"):
         open_at(tmp_path)

@@ -30,6 +30,19 @@ class Statements:
         self.delete_node = self._compile(delete(nodes).where(nodes.c.id == bindparam("old")))
         self.insert_place = self._compile(insert(places))
         self.insert_attic = self._compile(insert(tables.attic))
+        self.insert_intent = self._compile(insert(tables.intents).values(steps=bindparam("steps")))
+        self.clear_intents = self._compile(delete(tables.intents))
+        self.insert_session = self._compile(insert(tables.sessions))
+        self.set_session = self._compile(
+            update(tables.sessions)
+            .where(tables.sessions.c.folder == bindparam("old"))
+            .values(session=bindparam("session"))
+        )
+        self.set_counter = self._compile(
+            update(tables.counters)
+            .where(tables.counters.c.name == bindparam("old"))
+            .values(value=bindparam("value"))
+        )
         self.cut_places = self._compile(
             delete(places).where(
                 places.c.node == bindparam("old"), places.c.position >= bindparam("first")

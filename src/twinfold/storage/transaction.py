@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, delete, select
 
 from twinfold.core.session import FolderSession
 from twinfold.model import Chunk, Kind
@@ -124,11 +124,11 @@ class SqlTransaction:
 
     def add_intents(self, steps: Sequence[Step]) -> None:
         """Record steps that will happen from this commit on."""
-        self._connection.execute(insert(tables.intents), {"steps": msgspec.msgpack.encode(steps)})
+        self._cursor.execute(self._statements.insert_intent, (msgspec.msgpack.encode(steps),))
 
     def clear_intents(self) -> None:
         """Forget the intents recorded so far: they are done and durable on the disk."""
-        self._connection.execute(delete(tables.intents))
+        self._cursor.execute(self._statements.clear_intents)
 
     def set_identities(self, identities: Iterable[tuple[int, int, int]]) -> None:
         """Record (node, inode, ctime_ns) as found after steps."""
@@ -155,20 +155,15 @@ class SqlTransaction:
     def save_session(self, session: FolderSession) -> None:
         """Record the folder's session: epoch, revision, last batch."""
         self.session = session
-        row = {"folder": SESSION_FOLDER, "session": msgspec.msgpack.encode(session)}
-        same = tables.sessions.c.folder == SESSION_FOLDER
-        changed = self._connection.execute(update(tables.sessions).where(same).values(**row))
-        if not changed.rowcount:
-            self._connection.execute(insert(tables.sessions), row)
+        packed = msgspec.msgpack.encode(session)
+        self._cursor.execute(self._statements.set_session, (packed, SESSION_FOLDER))
+        if not self._cursor.rowcount:
+            self._cursor.execute(self._statements.insert_session, (SESSION_FOLDER, packed))
 
     def finish(self) -> None:
         """Write out what is still held in memory."""
         self._write_rows()
-        self._connection.execute(
-            update(tables.counters)
-            .where(tables.counters.c.name == "node")
-            .values(value=self.next_id)
-        )
+        self._cursor.execute(self._statements.set_counter, (self.next_id, "node"))
 
     def _write_rows(self) -> None:
         self._write_places()
