@@ -42,13 +42,14 @@ torture: $(DEV) ## try to break it for an hour (MINUTES=..., SEED=..., TORTURE_A
 planted: $(DEV) ## plant known faults one by one: the tests have to notice each (PLANTED_ARGS="--only ...")
 	$(BIN)/python -m tests.planted $(PLANTED_ARGS)
 
-check: $(DEV) ## lint, format, types for three platforms, import layers
+check: $(DEV) ## lint, format, types for three platforms, import layers, counted costs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict --platform linux --cache-dir .mypy_cache/linux $(CODE)
 	$(BIN)/mypy --strict --platform win32 --cache-dir .mypy_cache/win32 $(CODE)
 	$(BIN)/mypy --strict --platform darwin --cache-dir .mypy_cache/darwin $(CODE)
 	$(BIN)/lint-imports
+	$(BIN)/python -m tests.counting
 
 clean: ## remove what was built and cached; the packages in .venv stay
 	rm -rf build dist src/*.egg-info .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage.d

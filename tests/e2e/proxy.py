@@ -6,6 +6,7 @@ import contextlib
 import socket
 import threading
 from types import TracebackType
+from typing import Self
 
 PIECE_BYTES = 1 << 18
 
@@ -26,7 +27,7 @@ class Proxy:
         self._threads = [threading.Thread(target=self._accept, daemon=True)]
         self._threads[0].start()
 
-    def __enter__(self) -> Proxy:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -54,6 +55,9 @@ class Proxy:
         with self._condition:
             if not self._condition.wait_for(lambda: self._sent >= size_bytes, timeout_s):
                 raise TimeoutError(f"only {self._sent} of {size_bytes} bytes were sent")
+
+    def note(self, source: socket.socket, data: bytes, *, outward: bool) -> None:
+        """Learn what is about to pass; for those who want to know more than how much."""
 
     def cut(self) -> None:
         """Break every open connection now."""
@@ -124,6 +128,7 @@ class Proxy:
         with contextlib.suppress(OSError):
             while data := source.recv(PIECE_BYTES):
                 self._passing.wait()
+                self.note(source, data, outward=outward)
                 if self._count(len(data), outward):
                     self.cut()
                 target.sendall(data)

@@ -371,4 +371,22 @@ CLIENT_FAULTS = (
         ),
         ("tests/client/test_connection.py",),
     ),
+    Fault(
+        "a name that was left is taken for unchanged",
+        "5",
+        (Edit("client/scan.py", "        if not self.tools.moves.moved:\n", "        if True:\n"),),
+        ("tests/client/test_scan.py::test_a_hard_link_to_a_file_whose_directory_is_renamed",),
+    ),
+    Fault(
+        "damage of the state is taken for a full disk",
+        "9",
+        (
+            Edit(
+                "client/state.py",
+                "        if tells_of_damage(error):\n",
+                "        if tells_of_damage(error) and False:\n",
+            ),
+        ),
+        ("tests/hostile/test_stored.py::test_a_state_whose_damage_shows_later",),
+    ),
 )

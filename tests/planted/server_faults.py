@@ -383,4 +383,22 @@ SERVER_FAULTS = (
         (Edit("output.py", "    except OSError:\n        return\n", ""),),
         ("tests/e2e/test_commands.py::test_a_log_without_room_does_not_stop_the_mirror",),
     ),
+    Fault(
+        "revisions count on from the second",
+        "9",
+        (Edit("core/session.py", "_TICK_BITS = 8\n", "_TICK_BITS = 30\n"),),
+        ("tests/core/test_session.py::test_no_revision_of_a_lost_history_comes_again",),
+    ),
+    Fault(
+        "damage of the index is taken for a full disk",
+        "9",
+        (
+            Edit(
+                "storage/index.py",
+                "        if tells_of_damage(error):\n            raise",
+                "        if tells_of_damage(error) and False:\n            raise",
+            ),
+        ),
+        ("tests/hostile/test_stored.py::test_an_index_whose_damage_shows_in_a_commit",),
+    ),
 )
