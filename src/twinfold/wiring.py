@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import itertools
 import os
 import secrets
 import signal
@@ -21,8 +20,9 @@ import msgspec
 from twinfold.client.events import Listener as ClientListener
 from twinfold.client.events import Status, Verified, VerifyProgress
 from twinfold.config import ClientSettings, ServerAddress, ServerSettings, is_loopback
+from twinfold.core.relapse import Relapses, Remedy
 from twinfold.core.retention import SteadyClock
-from twinfold.errors import UsageError
+from twinfold.errors import DestinationError, UsageError
 from twinfold.server.events import Listener as ServerListener
 from twinfold.server.events import Listening, Message
 
@@ -39,8 +39,7 @@ EXIT_INTERRUPTED = 130
 _GARBAGE_THRESHOLD = 100_000
 _SWITCH_INTERVAL_S = 0.0005
 
-_MOST_RENEWALS = 3
-"""So many indexes are made anew by one server: after that the machine is at fault."""
+_REOPEN_S = 5.0
 
 _DEEPEST_TREE = 20_000
 """Frames that finding a directory takes in the deepest tree that the protocol allows."""
@@ -180,8 +179,8 @@ def _tune_interpreter() -> None:
     A thread that comes back from a system call waits for the interpreter's lock up to the
     switch interval (5 ms by default) whenever another one computes.
     """
-    gc.collect()
     gc.freeze()
+    gc.enable()
     gc.set_threshold(_GARBAGE_THRESHOLD, 20, 100)
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
 
@@ -208,22 +207,41 @@ if sys.platform != "win32":
                 announce(listening)
             heard.append(listening)
 
-        for renewals in itertools.count():
-            destination = open_destination(
-                settings.destination, adopt=settings.adopt, renew_index=renewals > 0
-            )
+        loop = asyncio.get_running_loop()
+        relapses, remedy = Relapses(), Remedy(renew=False, pause_s=0.0)
+        is_first = True
+        while is_first or not stop.is_set():
+            try:
+                destination = open_destination(
+                    settings.destination, adopt=settings.adopt, renew_index=remedy.renew
+                )
+            except DestinationError as error:
+                if is_first:
+                    raise
+                listener(Message(f"{error}; the next try is in {_REOPEN_S:.0f} s"))
+                await _stopped_within(stop, _REOPEN_S)
+                continue
+            is_first = False
+            opened_s = loop.time()
             try:
                 await _serve_opened(destination, settings, announce_once, listener, stop)
                 break
             except DamagedIndexError as error:
-                if renewals == _MOST_RENEWALS:
-                    raise
-                listener(Message(f"{error}; it is set aside and made anew from the files"))
+                remedy = relapses.note(loop.time() - opened_s)
+                way = "set aside and made anew from the files" if remedy.renew else "opened again"
+                listener(Message(f"{error}; it is {way}"))
             finally:
                 destination.close()
+            await _stopped_within(stop, remedy.pause_s)
             if heard:
                 settings = msgspec.structs.replace(settings, port=heard[0].address.port)
         return 0
+
+    async def _stopped_within(stop: asyncio.Event, duration_s: float) -> None:
+        """Wait so long, or until it is to stop."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(duration_s):
+                await stop.wait()
 
     async def _serve_opened(
         destination: Destination,

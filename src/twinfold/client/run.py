@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
+import contextlib
 import os
 import socket
 import tempfile
@@ -39,13 +39,11 @@ from twinfold.client.uploads import Uploader
 from twinfold.client.verify import Told
 from twinfold.config import ClientSettings
 from twinfold.core.paths import display
+from twinfold.core.relapse import Relapses, Remedy
 from twinfold.errors import DamagedStateError, RefusedError, StateError
 from twinfold.system.locks import FolderLock
 
 _Result = TypeVar("_Result")
-
-_MOST_RENEWALS = 3
-"""So many states are made anew by one client: after that the machine is at fault."""
 
 EXIT_INTERRUPTED = 130
 """A client that was to run once was stopped before it was through."""
@@ -58,17 +56,25 @@ async def run_client(settings: ClientSettings, listener: Listener, stop: asyncio
         TwinfoldError: it cannot be done; the text says why.
     """
     patient = not settings.once
-    for renewals in itertools.count():
+    loop = asyncio.get_running_loop()
+    relapses, remedy = Relapses(), Remedy(renew=False, pause_s=0.0)
+    while True:
+        began_s = loop.time()
         try:
             async with _assembled(
-                settings, listener, patient=patient, renew=renewals > 0
+                settings, listener, patient=patient, renew=remedy.renew
             ) as synchroniser:
                 return await _run_until(synchroniser, stop, settings.once)
         except DamagedStateError as error:
-            if renewals == _MOST_RENEWALS:
+            remedy = relapses.note(loop.time() - began_s)
+            if settings.once and remedy.pause_s:
                 raise
-            listener(Waiting(str(error), 0.0))
-    raise AssertionError
+            listener(Waiting(str(error), remedy.pause_s))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(remedy.pause_s):
+                await stop.wait()
+        if stop.is_set():
+            return EXIT_INTERRUPTED if settings.once else EXIT_EQUAL
 
 
 @asynccontextmanager

@@ -379,7 +379,7 @@ class State:
         if tells_of_damage(error):
             return DamagedStateError(
                 f"the client's state in {self.folder} is damaged ({error}):"
-                " twinfold client sets it aside and makes it anew"
+                " twinfold client opens it again, and makes it anew where that does not help"
             )
         return StateError(
             f"the client's state in {self.folder} cannot be {what}: {error}; {advice}"

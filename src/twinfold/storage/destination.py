@@ -166,12 +166,18 @@ def _make_folder(path: bytes) -> None:
 
 
 def _open_or_replace_index(own: Path) -> SqlIndex:
-    """Open the index; set a damaged one aside, for a new one can be made from the files."""
+    """Open the index; set a damaged one aside, for a new one can be made from the files.
+
+    It is opened twice before: a disk that fails for a moment looks like damage as well.
+    """
+    path = own / "index.sqlite"
+    with contextlib.suppress(DamagedIndexError):
+        return open_index(path)
     try:
-        return open_index(own / "index.sqlite")
+        return open_index(path)
     except DamagedIndexError:
         _set_index_aside(own)
-        return open_index(own / "index.sqlite")
+        return open_index(path)
 
 
 def _set_index_aside(own: Path) -> None:

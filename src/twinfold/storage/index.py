@@ -84,7 +84,7 @@ def open_index(path: Path) -> SqlIndex:
     except DestinationError:
         engine.dispose()
         raise
-    except (DatabaseError, UnicodeDecodeError) as error:
+    except (DatabaseError, sqlite3.DatabaseError, UnicodeDecodeError) as error:
         engine.dispose()
         if code_of(error) == sqlite3.SQLITE_FULL:
             raise DestinationFullError(f"no room for the index {path}; free some there") from error
