@@ -19,17 +19,20 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
 from benchmarks import workloads
+from benchmarks.contenders import PEERS, Contender
 from benchmarks.workloads import Bench, Result
 from tests.e2e.trees import write_random
 
 RESULTS = Path(__file__).parent / "results"
-TREE_WORKLOADS = ("tree", "nothing", "live", "rename", "update")
-BIG_WORKLOADS = ("big", "insert", "copy")
+TREE_WORKLOADS = ("tree", "nothing", "live", "burst", "rename", "subtree", "update")
+BIG_WORKLOADS = ("big", "insert", "overwrites", "append", "copy")
+MANY_WORKLOADS = ("many",)
 
 TARGETS = {
     "first sync of the tree": 1.5,
@@ -43,18 +46,24 @@ def main() -> None:
     """Run the chosen workloads, print a table, write the figures as JSON."""
     options = parse_arguments()
     base = Path(tempfile.mkdtemp(prefix="twinfold-bench-", dir=options.work))
-    bench = Bench(base, options.repeat, lambda line: print(line, file=sys.stderr, flush=True))
+    bench = Bench(
+        base,
+        chosen_peers(options.against),
+        options.repeat,
+        lambda line: print(line, file=sys.stderr, flush=True),
+    )
     try:
         if options.tree:
             run_tree(bench, options)
         run_big(bench, options)
+        run_many(bench, options)
     finally:
         for contender in bench.contenders:
             if contender.base.exists():
                 contender.close()
         shutil.rmtree(base, ignore_errors=True)
         print_table(bench.results)
-        print(f"written to {write_results(bench.results, options)}")
+        print(f"written to {write_results(bench, options)}")
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -67,8 +76,28 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--repeat", type=int, default=3, help="timed runs of each")
     parser.add_argument("--repeat-update", type=int, default=1, help="timed runs of 'update'")
     parser.add_argument("--work", type=Path, help="where to work (default: a temporary folder)")
-    parser.add_argument("--only", nargs="+", choices=TREE_WORKLOADS + BIG_WORKLOADS)
+    names = [peer.name for peer in PEERS]
+    parser.add_argument("--against", nargs="+", choices=[*names, "all"], default=["rsync"])
+    parser.add_argument("--subtree", default="fs", help="what 'subtree' copies")
+    parser.add_argument("--files", type=int, nargs="+", default=[10_000, 100_000], help="of 'many'")
+    every = TREE_WORKLOADS + BIG_WORKLOADS + MANY_WORKLOADS
+    parser.add_argument("--only", nargs="+", choices=every)
     return parser.parse_args()
+
+
+def chosen_peers(names: Sequence[str]) -> list[type[Contender]]:
+    """Return the peers of these names, or with "all" those that are installed.
+
+    Raises:
+        SystemExit: one that was named is not installed.
+    """
+    peers = [peer for peer in PEERS if peer.name in names or "all" in names]
+    missing = [peer.name for peer in peers if shutil.which(peer.program) is None]
+    if missing and "all" not in names:
+        sys.exit(f"not installed: {', '.join(missing)}")
+    for name in missing:
+        print(f"not installed, left out: {name}", file=sys.stderr)
+    return [peer for peer in peers if peer.name not in missing]
 
 
 def wanted(options: argparse.Namespace, *words: str) -> bool:
@@ -84,12 +113,16 @@ def run_tree(bench: Bench, options: argparse.Namespace) -> None:
     subprocess.run(["cp", "-a", options.tree, source], check=True)
     if wanted(options, "tree"):
         workloads.first_sync(bench, "first sync of the tree", source)
-    elif wanted(options, "nothing", "live", "rename"):
+    elif wanted(options, "nothing", "live", "burst", "rename", "subtree"):
         open_and_sync(bench, source)
     if wanted(options, "nothing"):
         workloads.nothing_changed(bench, "nothing changed", source)
     if wanted(options, "live"):
         workloads.small_changes(bench, "live small change until visible", source)
+    if wanted(options, "burst"):
+        workloads.burst(bench, "live burst of 500 files until visible", source)
+    if wanted(options, "subtree"):
+        workloads.copied_subtree(bench, "subtree copied", source, options.subtree)
     if wanted(options, "rename"):
         workloads.rename(bench, "directory renamed", source, options.subdirectory)
     close_all(bench)
@@ -112,9 +145,25 @@ def run_big(bench: Bench, options: argparse.Namespace) -> None:
         open_and_sync(bench, source)
     if wanted(options, "insert"):
         workloads.insertion(bench, "10 bytes inserted in it", source, "file")
+    if wanted(options, "overwrites"):
+        workloads.overwrites(bench, "200 scattered overwrites in it", source, "file")
+    if wanted(options, "append"):
+        workloads.append(bench, "a MiB appended to it", source, "file")
     if wanted(options, "copy"):
         workloads.copy(bench, "copy of it", source, "file")
     close_all(bench)
+
+
+def run_many(bench: Bench, options: argparse.Namespace) -> None:
+    """Run a first sync of more and more small files."""
+    if not wanted(options, *MANY_WORKLOADS):
+        return
+    for files in options.files:
+        source = bench.base / f"many-{files}"
+        workloads.make_many(source, files)
+        workloads.first_sync(bench, f"first sync of {files:,} files of 100 bytes", source)
+        close_all(bench)
+        shutil.rmtree(source)
 
 
 def open_and_sync(bench: Bench, source: Path) -> None:
@@ -174,20 +223,19 @@ def peaks_of(result: Result) -> list[int]:
     return [peak for peak in peaks if peak is not None]
 
 
-def write_results(results: list[Result], options: argparse.Namespace) -> Path:
+def write_results(bench: Bench, options: argparse.Namespace) -> Path:
     """Write all figures and what they were taken with."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"compare-{time.strftime('%Y%m%d-%H%M%S')}.json"
-    rsync = subprocess.run(["rsync", "--version"], capture_output=True, text=True, check=True)
     figures = {
         "cpus": os.cpu_count(),
         "system": platform.system(),
         "kernel": platform.release(),
         "python": platform.python_version(),
-        "rsync": rsync.stdout.splitlines()[0],
+        "peers": {c.name: c.version() for c in bench.contenders},
         "repeat": options.repeat,
         "big_mib": options.big_mib,
-        "results": results,
+        "results": bench.results,
     }
     path.write_bytes(msgspec.json.format(msgspec.json.encode(figures)))
     return path

@@ -73,7 +73,7 @@ class Setting(Twinfold):
         self.setting = setting
         super().__init__(base)
 
-    def words(self, source: Path, port: int) -> list[str]:
+    def words(self, source: Path, port: int | None) -> list[str]:
         return [*super().words(source, port), "--compress", self.setting]
 
 

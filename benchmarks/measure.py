@@ -85,8 +85,8 @@ def _peak_bytes(pid: int) -> int:
 class PeakMemory:
     """Watches two roles while a block runs: the peaks of all of their processes, added up."""
 
-    def __init__(self, server_pid: int) -> None:
-        self._server_pid = server_pid
+    def __init__(self, server_pid: int | None) -> None:
+        self._servers = [] if server_pid is None else [server_pid]
         self._peaks: dict[str, dict[int, int]] = {"client": {}, "server": {}}
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch)
@@ -110,7 +110,7 @@ class PeakMemory:
 
     def _watch(self) -> None:
         while not self._ended.wait(SAMPLE_EVERY_S):
-            server = _descendants([self._server_pid])
+            server = _descendants(self._servers)
             everyone = _descendants(children(os.getpid()))
             self._note("server", server)
             self._note("client", [pid for pid in everyone if pid not in server])

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 import msgspec
 
-from benchmarks.contenders import Contender, Rsync, Twinfold
+from benchmarks.contenders import Contender, Twinfold
 from benchmarks.measure import PeakMemory, Sample
 from tests.e2e.harness import Running
 from tests.e2e.proxy import Proxy
@@ -22,6 +24,11 @@ from tests.e2e.trees import READ_BYTES, Tree, differences, insert_bytes, random_
 INSERT_AT_BYTES = 200 << 20
 SMALL_CHANGES = 50
 SMALL_FILE_BYTES = 64 * 1024
+OVERWRITES = 200
+OVERWRITE_BYTES = 100
+BURST_FILES = 500
+MANY_FILE_BYTES = 100
+FILES_A_DIRECTORY = 1_000
 POLL_S = 0.0005
 LIMIT_S = 600.0
 
@@ -46,14 +53,24 @@ class Result(msgspec.Struct):
 class Bench:
     """The contenders, where they work, and what was measured so far."""
 
-    def __init__(self, base: Path, repeat: int, report: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        base: Path,
+        peers: Iterable[type[Contender]],
+        repeat: int,
+        report: Callable[[str], None],
+    ) -> None:
         self.base = base
         self.repeat = repeat
         self.report = report
         self.twinfold = Twinfold(base)
-        self.rsync = Rsync(base)
-        self.contenders: list[Contender] = [self.twinfold, self.rsync]
+        self.contenders: list[Contender] = [self.twinfold, *(peer(base) for peer in peers)]
         self.results: list[Result] = []
+
+    @property
+    def followers(self) -> list[Contender]:
+        """Those that can bring changes over."""
+        return [contender for contender in self.contenders if contender.is_repeatable]
 
     def result(self, workload: str, contender: Contender) -> Result:
         """Return the place for a contender's figures."""
@@ -75,10 +92,14 @@ class Bench:
     def watch_sync(self, workload: str, contender: Contender, source: Path, tree: Tree) -> None:
         """Count bytes and memory of one sync, untimed."""
         result = self.result(workload, contender)
-        with Proxy(("127.0.0.1", contender.port)) as proxy:
-            with PeakMemory(contender.server_pid) as peak:
-                contender.sync(source, proxy.port)
-            result.wire_bytes = proxy.sent_bytes + proxy.received_bytes
+        if contender.port is None:
+            with PeakMemory(None) as peak:
+                contender.sync(source)
+        else:
+            with Proxy(("127.0.0.1", contender.port)) as proxy:
+                with PeakMemory(contender.server_pid) as peak:
+                    contender.sync(source, proxy.port)
+                result.wire_bytes = proxy.sent_bytes + proxy.received_bytes
         check(contender, tree)
         result.client_peak_bytes = peak.bytes_of("client")
         result.server_peak_bytes = peak.bytes_of("server")
@@ -107,7 +128,8 @@ def warm(source: Path) -> None:
 
 def check(contender: Contender, tree: Tree) -> None:
     """Check that a destination is equal to the source."""
-    found = differences(contender.comparable(tree), contender.comparable(snapshot(contender.dest)))
+    with contender.made() as folder:
+        found = differences(contender.comparable(tree), contender.comparable(snapshot(folder)))
     if found:
         raise RuntimeError(f"{contender.name} is not equal: {found}")
 
@@ -138,7 +160,7 @@ def repeated_change(
     for number in range(runs + 1):
         change(number)
         tree = snapshot(source)
-        for contender in bench.contenders:
+        for contender in bench.followers:
             if number < runs:
                 bench.time_sync(workload, contender, source, tree)
             else:
@@ -167,6 +189,92 @@ def copy(bench: Bench, workload: str, source: Path, name: str) -> None:
     repeated_change(bench, workload, source, change)
 
 
+def overwrites(bench: Bench, workload: str, source: Path, name: str) -> None:
+    """Overwrite 100 bytes at each of 200 places of a big file."""
+
+    def change(number: int) -> None:
+        chosen = random.Random(number)
+        with (source / name).open("r+b") as file:
+            size_bytes = file.seek(0, os.SEEK_END)
+            for _ in range(OVERWRITES):
+                file.seek(chosen.randrange(size_bytes - OVERWRITE_BYTES))
+                file.write(chosen.randbytes(OVERWRITE_BYTES))
+
+    repeated_change(bench, workload, source, change)
+
+
+def append(bench: Bench, workload: str, source: Path, name: str) -> None:
+    """Append a mebibyte to a big file."""
+
+    def change(number: int) -> None:
+        with (source / name).open("ab") as file:
+            file.write(random_bytes(1 << 20, number))
+
+    repeated_change(bench, workload, source, change)
+
+
+def copied_subtree(bench: Bench, workload: str, source: Path, name: str) -> None:
+    """Copy a directory with all below it within the source."""
+
+    def change(number: int) -> None:
+        for path in source.glob("copied-*"):
+            shutil.rmtree(path)
+        copied = source / f"copied-{number}"
+        subprocess.run(["cp", "-a", "--reflink=never", source / name, copied], check=True)
+
+    repeated_change(bench, workload, source, change)
+    for path in source.glob("copied-*"):
+        shutil.rmtree(path)
+    _follow(bench, source)
+
+
+def burst(bench: Bench, workload: str, source: Path) -> None:
+    """Make 500 small files at once while a client is live: time until all are there."""
+    client = bench.twinfold.start_live(source)
+    result = bench.result(workload, bench.twinfold)
+    try:
+        client.expect("in_sync", timeout_s=LIMIT_S)
+        for number in range(bench.repeat):
+            mark = client.mark()
+            folder = source / f"burst-{number}"
+            begin_s = time.perf_counter()
+            make_many(folder, BURST_FILES, number)
+            wait_until(partial(_has_files, bench.twinfold.dest / folder.name, BURST_FILES))
+            seconds = time.perf_counter() - begin_s
+            client.expect("in_sync", since=mark, timeout_s=LIMIT_S)
+            result.samples.append(Sample(seconds, 0, 0))
+            bench.report(f"{workload}: {seconds:.3f} s")
+        result.client_peak_bytes = client.peak_memory_bytes()
+    finally:
+        client.terminate()
+    check(bench.twinfold, snapshot(source))
+    for path in source.glob("burst-*"):
+        shutil.rmtree(path)
+    _follow(bench, source)
+
+
+def _has_files(folder: Path, files: int) -> bool:
+    return folder.is_dir() and len(os.listdir(folder)) == files
+
+
+def make_many(folder: Path, files: int, seed: int = 0) -> None:
+    """Make so many files of 100 bytes, at most 1,000 in a directory."""
+    content = random.Random(seed)
+    folder.mkdir()
+    directory = folder
+    for number in range(files):
+        if files > FILES_A_DIRECTORY and number % FILES_A_DIRECTORY == 0:
+            directory = folder / f"{number // FILES_A_DIRECTORY}"
+            directory.mkdir()
+        (directory / f"{number}").write_bytes(content.randbytes(MANY_FILE_BYTES))
+
+
+def _follow(bench: Bench, source: Path) -> None:
+    """Bring all that have a destination to what the source is now."""
+    for contender in bench.followers:
+        contender.sync(source)
+
+
 def small_changes(bench: Bench, workload: str, source: Path) -> None:
     """Edit files one by one while a client is live: time until the edit is at the destination."""
     chosen = random.Random(1).sample(_small_files(source), SMALL_CHANGES)
@@ -183,7 +291,7 @@ def small_changes(bench: Bench, workload: str, source: Path) -> None:
     result.notes = {"p95_s": sorted(times)[int(len(times) * 0.95)], "max_s": max(times)}
     check(bench.twinfold, snapshot(source))
     bench.report(f"{workload}: {statistics.median(times) * 1000:.1f} ms, {result.notes}")
-    bench.rsync.sync(source)
+    _follow(bench, source)
 
 
 def _small_files(source: Path) -> list[Path]:
@@ -235,7 +343,8 @@ def rename(bench: Bench, workload: str, source: Path, name: str) -> None:
         check(bench.twinfold, tree)
         bench.result(workload, bench.twinfold).samples.append(Sample(seconds, 0, 0))
         bench.report(f"{workload}: twinfold {seconds:.3f} s")
-        bench.time_sync(workload, bench.rsync, source, tree)
+        for contender in bench.followers[1:]:
+            bench.time_sync(workload, contender, source, tree)
     _watch_rename(bench, workload, source, names)
 
 
@@ -259,7 +368,7 @@ def _time_rename(
 
 def _watch_rename(bench: Bench, workload: str, source: Path, names: Sequence[str]) -> None:
     old, new = sorted(names, key=lambda name: not (source / name).exists())
-    with Proxy(("127.0.0.1", bench.twinfold.port)) as proxy:
+    with Proxy(("127.0.0.1", bench.twinfold.server_port)) as proxy:
         client = bench.twinfold.start_live(source, proxy.port)
         try:
             client.expect("in_sync", timeout_s=LIMIT_S)
@@ -269,19 +378,20 @@ def _watch_rename(bench: Bench, workload: str, source: Path, names: Sequence[str
         finally:
             client.terminate()
     bench.result(workload, bench.twinfold).wire_bytes = passed
-    bench.watch_sync(workload, bench.rsync, source, snapshot(source))
+    for contender in bench.followers[1:]:
+        bench.watch_sync(workload, contender, source, snapshot(source))
 
 
 def update(bench: Bench, workload: str, source: Path, trees: Sequence[Path], repeat: int) -> None:
     """Turn the source from one version of a tree into another; the destinations begin empty."""
     for number in range(repeat + 1):
         become(source, trees[0])
-        for contender in bench.contenders:
+        for contender in bench.followers:
             contender.open()
             contender.sync(source)
         become(source, trees[1])
         tree = snapshot(source)
-        for contender in bench.contenders:
+        for contender in bench.followers:
             if number < repeat:
                 bench.time_sync(workload, contender, source, tree)
             else:

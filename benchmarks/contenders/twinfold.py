@@ -1,0 +1,57 @@
+"""twinfold itself."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from benchmarks.contenders.base import Contender
+from tests.e2e.harness import Running, command
+
+
+class Twinfold(Contender):
+    """``twinfold client --once``; what it acknowledged is durable."""
+
+    name = "twinfold"
+    program = "python3"
+    _server: Running
+
+    @property
+    def server_pid(self) -> int:
+        return self._server.process.pid
+
+    @property
+    def port(self) -> int:
+        return self.server_port
+
+    @property
+    def server_port(self) -> int:
+        """Where the server listens."""
+        return int(self._invite.rpartition(":")[2])
+
+    @property
+    def _invite(self) -> str:
+        return str(self._server.expect("listening")["invite"])
+
+    def open(self) -> None:
+        self.base.mkdir(parents=True)
+        words = ("server", self.dest, "--json", "--listen", "127.0.0.1:0")
+        self._server = Running(*words, state=self.base / "server-state", log=self.log)
+        self._server.expect("listening")
+
+    def close(self) -> None:
+        self._server.terminate()
+        self._put_away()
+
+    def words(self, source: Path, port: int | None) -> list[str]:
+        assert port is not None
+        return command(["client", source, "--once", "--json", *self._server_words(port)])
+
+    def start_live(self, source: Path, port: int | None = None) -> Running:
+        """Start a client that stays."""
+        words: list[str | Path] = ["client", source, "--json"]
+        words += self._server_words(port or self.server_port)
+        return Running(*words, state=self.base / "client-state", log=self.log)
+
+    def _server_words(self, port: int) -> list[str]:
+        return ["--server", re.sub(r":\d+$", f":{port}", self._invite)]
