@@ -18,7 +18,7 @@ from tests.hostile import clients
 pytestmark = pytest.mark.process
 
 SEED = 2
-STEPS = 150
+STEPS = 300
 SECONDS = 15.0
 
 

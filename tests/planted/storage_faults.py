@@ -155,7 +155,7 @@ STORAGE_FAULTS = (
         "5",
         (Edit("system/attributes.py", "            os.chmod(itself, mode)\n", ""),),
         (f"{COMMIT}::test_any_changes_do_what_they_say",),
-        also=(SIMULATION,),
+        also=("tests/e2e/test_once.py::test_every_kind_of_change_since_the_last_pass_is_found",),
     ),
     Fault(
         "directories opened through symlinks",

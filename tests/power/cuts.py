@@ -101,9 +101,14 @@ def session_of_cuts(
         ) as session,
         meddle(session.pair.server),
     ):
-        for _ in range(cuts):
-            session.cut(chances, may_keep_state=on_disk)
-            session.check()
+        try:
+            for _ in range(cuts):
+                session.cut(chances, may_keep_state=on_disk)
+                session.check()
+        except BaseException:
+            for cut in session.cuts:
+                cut.image.unlink()
+            raise
     after = Aftermath(disks, kind, session.source.history, session.pair)
     for number, cut in enumerate(session.cuts):
         last = cut
