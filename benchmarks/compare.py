@@ -195,7 +195,7 @@ def row_of(result: Result, results: list[Result]) -> tuple[str, ...]:
     peer_s = peers[0].median_s if peers else None
     own_s = result.median_s
     compared = result.contender != "rsync" and peer_s and own_s
-    target = TARGETS.get(result.workload) if result.contender != "rsync" else None
+    target = TARGETS.get(result.workload) if result.contender == "twinfold" else None
     return (
         result.workload,
         result.contender,

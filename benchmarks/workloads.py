@@ -368,7 +368,7 @@ def _time_rename(
 
 def _watch_rename(bench: Bench, workload: str, source: Path, names: Sequence[str]) -> None:
     old, new = sorted(names, key=lambda name: not (source / name).exists())
-    with Proxy(("127.0.0.1", bench.twinfold.server_port)) as proxy:
+    with Proxy(("127.0.0.1", bench.twinfold.port)) as proxy:
         client = bench.twinfold.start_live(source, proxy.port)
         try:
             client.expect("in_sync", timeout_s=LIMIT_S)

@@ -22,11 +22,6 @@ class Twinfold(Contender):
 
     @property
     def port(self) -> int:
-        return self.server_port
-
-    @property
-    def server_port(self) -> int:
-        """Where the server listens."""
         return int(self._invite.rpartition(":")[2])
 
     @property
@@ -50,7 +45,7 @@ class Twinfold(Contender):
     def start_live(self, source: Path, port: int | None = None) -> Running:
         """Start a client that stays."""
         words: list[str | Path] = ["client", source, "--json"]
-        words += self._server_words(port or self.server_port)
+        words += self._server_words(port or self.port)
         return Running(*words, state=self.base / "client-state", log=self.log)
 
     def _server_words(self, port: int) -> list[str]:

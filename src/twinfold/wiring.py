@@ -20,11 +20,12 @@ import msgspec
 from twinfold.client.events import Listener as ClientListener
 from twinfold.client.events import Status, Verified, VerifyProgress
 from twinfold.config import ClientSettings, ServerAddress, ServerSettings, is_loopback
-from twinfold.core.relapse import Relapses, Remedy
+from twinfold.core.relapse import Relapses
 from twinfold.core.retention import SteadyClock
 from twinfold.errors import DestinationError, UsageError
 from twinfold.server.events import Listener as ServerListener
 from twinfold.server.events import Listening, Message
+from twinfold.system.stopping import wait_or_stop
 
 if TYPE_CHECKING:
     import ssl
@@ -208,40 +209,43 @@ if sys.platform != "win32":
             heard.append(listening)
 
         loop = asyncio.get_running_loop()
-        relapses, remedy = Relapses(), Remedy(renew=False, pause_s=0.0)
-        is_first = True
-        while is_first or not stop.is_set():
-            try:
-                destination = open_destination(
-                    settings.destination, adopt=settings.adopt, renew_index=remedy.renew
-                )
-            except DestinationError as error:
-                if is_first:
-                    raise
-                listener(Message(f"{error}; the next try is in {_REOPEN_S:.0f} s"))
-                await _stopped_within(stop, _REOPEN_S)
-                continue
-            is_first = False
+        relapses = Relapses()
+        reopened: Destination | None = open_destination(settings.destination, adopt=settings.adopt)
+        while reopened is not None:
+            destination = reopened
             opened_s = loop.time()
             try:
                 await _serve_opened(destination, settings, announce_once, listener, stop)
-                break
+                return 0
             except DamagedIndexError as error:
                 remedy = relapses.note(loop.time() - opened_s)
                 way = "set aside and made anew from the files" if remedy.renew else "opened again"
                 listener(Message(f"{error}; it is {way}"))
             finally:
                 destination.close()
-            await _stopped_within(stop, remedy.pause_s)
             if heard:
                 settings = msgspec.structs.replace(settings, port=heard[0].address.port)
+            await wait_or_stop(remedy.pause_s, stop)
+            reopened = await _reopened(settings, remedy.renew, listener, stop)
         return 0
 
-    async def _stopped_within(stop: asyncio.Event, duration_s: float) -> None:
-        """Wait so long, or until it is to stop."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(duration_s):
-                await stop.wait()
+    async def _reopened(
+        settings: ServerSettings, renew_index: bool, listener: ServerListener, stop: asyncio.Event
+    ) -> Destination | None:
+        """Open a destination again, however long it takes; None if it is to stop before."""
+        from twinfold.storage.destination import open_destination
+
+        while not stop.is_set():
+            try:
+                return open_destination(
+                    settings.destination, adopt=settings.adopt, renew_index=renew_index
+                )
+            except DestinationError as error:
+                listener(Message(f"{error}; the next try is in {_REOPEN_S:.0f} s"))
+            # What was in the way of a new index is set aside by now, or can wait for the next time.
+            renew_index = False
+            await wait_or_stop(_REOPEN_S, stop)
+        return None
 
     async def _serve_opened(
         destination: Destination,

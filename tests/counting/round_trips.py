@@ -37,13 +37,14 @@ class Requests(Proxy):
 
     def count(self) -> Counter[str]:
         """Return how many requests of each kind there were."""
-        found = [m for said in list(self._said.values()) for m in _REQUEST.finditer(bytes(said))]
-        return Counter(match[2].decode() for match in found)
+        return Counter(match[2].decode() for match in self._found())
 
     def batches(self) -> int:
         """Return how many batches the requests were about."""
-        found = [m for said in list(self._said.values()) for m in _REQUEST.finditer(bytes(said))]
-        return len({match[3] for match in found if match[2] == b"batches"})
+        return len({match[3] for match in self._found() if match[2] == b"batches"})
+
+    def _found(self) -> list[re.Match[bytes]]:
+        return [m for said in list(self._said.values()) for m in _REQUEST.finditer(bytes(said))]
 
 
 class RoundTrips(NamedTuple):

@@ -262,8 +262,6 @@ class BatchBuilder:
 
         A view keeps all that was read in memory.
         """
-        if len(cuts) < 2:
-            return
         pieces = self._batch.pieces
         kept = [(chunk.id, data) for chunk, data in cuts if pieces.get(chunk.id) is data]
         if 2 * sum(len(data) for _, data in kept) < sum(len(data) for _, data in cuts):

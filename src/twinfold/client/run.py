@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import socket
 import tempfile
@@ -42,6 +41,7 @@ from twinfold.core.paths import display
 from twinfold.core.relapse import Relapses, Remedy
 from twinfold.errors import DamagedStateError, RefusedError, StateError
 from twinfold.system.locks import FolderLock
+from twinfold.system.stopping import wait_or_stop
 
 _Result = TypeVar("_Result")
 
@@ -70,9 +70,7 @@ async def run_client(settings: ClientSettings, listener: Listener, stop: asyncio
             if settings.once and remedy.pause_s:
                 raise
             listener(Waiting(str(error), remedy.pause_s))
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(remedy.pause_s):
-                await stop.wait()
+        await wait_or_stop(remedy.pause_s, stop)
         if stop.is_set():
             return EXIT_INTERRUPTED if settings.once else EXIT_EQUAL
 

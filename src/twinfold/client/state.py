@@ -57,7 +57,7 @@ def short_id(chunk_id: bytes) -> int:
     return int.from_bytes(chunk_id[:8], "little", signed=True)
 
 
-def _known(row: tuple[Any, ...]) -> Known:
+def _known_of(row: tuple[Any, ...]) -> Known:
     return Known(row[1], row[2:9], row[9], row[10], row[11])
 
 
@@ -135,7 +135,7 @@ class State:
     def children(self, node: int) -> dict[bytes, Known]:
         """Return what is known in a directory, by name."""
         query = f"SELECT {_KNOWN} FROM nodes WHERE parent = ?"  # noqa: S608
-        return {row[0]: _known(row) for row in self._all(query, node)}
+        return {row[0]: _known_of(row) for row in self._all(query, node)}
 
     def child(self, node: int, name: bytes) -> Known | None:
         """Return what is known of one name in a directory."""
@@ -162,8 +162,10 @@ class State:
 
     def place(self, node: int) -> tuple[int, bytes] | None:
         """Return (parent, name) of an entry as acknowledged."""
-        rows = self._all("SELECT parent, name FROM nodes WHERE id = ?", node)
-        return rows[0] if rows else None
+        row: tuple[int, bytes] | None = self._first(
+            "SELECT parent, name FROM nodes WHERE id = ?", node
+        )
+        return row
 
     def count_below(self, node: int) -> int:
         """Return how many entries there are at and below an entry."""
@@ -195,8 +197,8 @@ class State:
             " JOIN nodes ON nodes.manifest = segments.manifest"
             " WHERE segments.segment = 0 AND segments.first = ? LIMIT 1"
         )
-        rows = self._all(query, short_id(chunk_id))
-        return rows[0] if rows else None
+        row: tuple[int, bytes] | None = self._first(query, short_id(chunk_id))
+        return row
 
     def sub_blocks(self, chunk_ids: Iterable[bytes]) -> list[tuple[bytes, bytes]]:
         """Return (chunk id, rows) of those chunks whose sub-blocks are kept; a hint only."""
@@ -355,12 +357,16 @@ class State:
 
     def _known(self, condition: str, *values: object) -> Known | None:
         query = f"SELECT {_KNOWN} FROM nodes WHERE {condition}"  # noqa: S608
-        rows = self._all(query, *values)
-        return _known(rows[0]) if rows else None
+        row = self._first(query, *values)
+        return _known_of(row) if row else None
 
     def _one(self, query: str, *values: object) -> Any:
+        row = self._first(query, *values)
+        return row[0] if row else None
+
+    def _first(self, query: str, *values: object) -> Any:
         rows = self._all(query, *values)
-        return rows[0][0] if rows else None
+        return rows[0] if rows else None
 
     def _all(self, query: str, *values: object) -> list[Any]:
         """Return the rows of a query.

@@ -55,7 +55,7 @@ def open_state(path: Path, source: bytes, *, renew: bool = False) -> State:
         FormatError: a newer version of the program wrote it.
         StateError: it cannot be opened or made.
     """
-    if renew:
+    if renew and path.exists():
         _set_aside(path)
     try:
         return _open(path, source)

@@ -219,9 +219,9 @@ class _Delivery:
         pieces: list[tuple[bytes, Piece]] = []
         if eager:
             pieces = [
-                item
-                for item in batch.pieces.items()
-                if item[1].__class__ is not Stretch and item[0] not in batch.recipes
+                (chunk_id, piece)
+                for chunk_id, piece in batch.pieces.items()
+                if not isinstance(piece, Stretch) and chunk_id not in batch.recipes
             ]
         answer = await self._post(header, pieces)
         rounds = 0

@@ -57,9 +57,6 @@ class Barred:
         self._paths: set[bytes] = set()
         self._uploads: set[bytes] = set()
 
-    def __bool__(self) -> bool:
-        return bool(self._paths or self._uploads)
-
     def clear(self) -> None:
         """Another client's work begins."""
         self._paths.clear()
@@ -138,16 +135,13 @@ class Application:
         """
         for index, staged in enumerate(batch.changes):
             self._change = (batch.number, index)
-            lack = staged.refusal
-            if lack is None and self._barred:
-                lack = self._barred.lack_of(staged.change, self._restarts(staged))
+            lack = staged.refusal or self._barred.lack_of(staged.change, self._restarts(staged))
             if lack is not None:
                 self._refuse(staged, lack)
             elif self._refused and self._is_refused(staged):
                 continue
             else:
-                if self._barred:
-                    self._barred.discard(staged.change)
+                self._barred.discard(staged.change)
                 self._apply(staged)
 
     def _apply(self, staged: StagedChange) -> None:

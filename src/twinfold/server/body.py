@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 
 from aiohttp import StreamReader, web
 
@@ -80,7 +80,7 @@ async def _chunks(body: _Body, head: FrameHead) -> ChunkFrame:
     chunk_list = await body.read(head.head_bytes)
     if head.codec is Codec.PLAIN:
         chunks = protocol.decode_chunk_list(chunk_list, head.size_bytes)
-        return ChunkFrame(chunks, await body.read_each([chunk.size for chunk in chunks]))
+        return ChunkFrame(chunks, [await body.read(chunk.size) for chunk in chunks])
     packed = await body.read(head.packed_bytes)
     payload = memoryview(await asyncio.to_thread(protocol.unpack_payload, head, packed))
     chunks = protocol.decode_chunk_list(chunk_list, head.size_bytes)
@@ -118,15 +118,6 @@ class _Body:
             parts.append(self._take(min(left, len(self._block))))
             left -= len(parts[-1])
         return b"".join(parts)
-
-    async def read_each(self, sizes_bytes: Iterable[int]) -> list[bytes | memoryview]:
-        """Return what `read` would for each of these sizes."""
-        return [
-            self._take(size_bytes)
-            if len(self._block) >= size_bytes
-            else await self.read(size_bytes)
-            for size_bytes in sizes_bytes
-        ]
 
     def _take(self, size_bytes: int) -> memoryview:
         taken = self._block[:size_bytes]

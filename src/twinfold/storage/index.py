@@ -51,7 +51,7 @@ from twinfold.storage.interface import (
 from twinfold.storage.soundness import unsound
 from twinfold.storage.statements import PREFIXES_A_QUERY, Statements
 from twinfold.storage.transaction import SESSION_FOLDER, SqlTransaction, node_of
-from twinfold.system.sqlite_errors import DISK_ERRORS, code_of, tells_of_damage
+from twinfold.system.sqlite_errors import DISK_ERRORS, code_of, driver_error, tells_of_damage
 
 REVISIONS = ("0001",)
 HEAD_REVISION = REVISIONS[-1]
@@ -90,10 +90,9 @@ def open_index(path: Path) -> SqlIndex:
             raise DestinationFullError(f"no room for the index {path}; free some there") from error
         if code_of(error) & 0xFF in DISK_ERRORS:
             raise DestinationError(
-                f"the index {path} cannot be used: {getattr(error, 'orig', error)}"
+                f"the index {path} cannot be used: {driver_error(error)}"
             ) from error
-        reason = getattr(error, "orig", error)
-        raise DamagedIndexError(f"the index {path} is damaged: {reason}") from error
+        raise DamagedIndexError(f"the index {path} is damaged: {driver_error(error)}") from error
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:
@@ -238,7 +237,7 @@ class SqlIndex:
         driver: Any = self._writer.connection.driver_connection
         if driver.in_transaction:
             driver.rollback()
-        reason = f"the server's index cannot be written: {getattr(error, 'orig', error)}"
+        reason = f"the server's index cannot be written: {driver_error(error)}"
         if code_of(error) == sqlite3.SQLITE_FULL:
             self.on_full()
             raise DestinationFullError(f"{reason}; free some room at the destination") from error
@@ -253,15 +252,13 @@ class SqlIndex:
     def _unreadable(self, error: Exception) -> DestinationError:
         if tells_of_damage(error):
             return self._damaged(error)
-        reason = getattr(error, "orig", error)
         return DestinationError(
-            f"the server's index cannot be read: {reason}; check the destination's disk"
+            f"the server's index cannot be read: {driver_error(error)};"
+            " check the destination's disk"
         )
 
     def _damaged(self, error: Exception) -> DamagedIndexError:
-        damaged = DamagedIndexError(
-            f"the server's index is damaged: {getattr(error, 'orig', error)}"
-        )
+        damaged = DamagedIndexError(f"the server's index is damaged: {driver_error(error)}")
         self.on_damage(damaged)
         return damaged
 

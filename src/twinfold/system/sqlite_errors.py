@@ -15,9 +15,15 @@ _DAMAGE = (
 )
 
 
+def driver_error(error: BaseException) -> BaseException:
+    """Return the driver's own error, which SQLAlchemy wraps into one that tells the statement."""
+    found: BaseException = getattr(error, "orig", None) or error
+    return found
+
+
 def code_of(error: BaseException) -> int:
     """Return SQLite's extended code for an error, 0 if it has none."""
-    return int(getattr(getattr(error, "orig", error), "sqlite_errorcode", 0))
+    return int(getattr(driver_error(error), "sqlite_errorcode", 0))
 
 
 def tells_of_damage(error: BaseException) -> bool:
