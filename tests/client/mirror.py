@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from blake3 import blake3
@@ -127,15 +128,24 @@ class Mirror:
             self.entries[path + known[len(source) :]] = entry
 
 
+WAYS: dict[str, tuple[bool, float | None]] = {
+    "acks-at-once": (False, None),
+    "acks-late": (True, None),
+    "no-patience": (False, 0.0),
+}
+"""By name, how a `ScannedSource` sends and acknowledges."""
+
+
 class ScannedSource:
     """A source folder, its state, and a mirror that acknowledges at once or late.
 
     Args:
         folder: where everything lies.
         late: batches are acknowledged at the end of the scan only.
+        patience_s: how long a change waits for others in its batch, None for as long as it takes.
     """
 
-    def __init__(self, folder: Path, late: bool = False) -> None:
+    def __init__(self, folder: Path, late: bool = False, patience_s: float | None = None) -> None:
         self.root = folder / "source"
         self.root.mkdir(exist_ok=True)
         self.state: State = open_state(folder / "state.sqlite", os.fsencode(self.root))
@@ -146,6 +156,8 @@ class ScannedSource:
         self._source = Source(os.fsencode(self.root), self.state)
         self._pending = Pending(self.state)
         self._late = late
+        self._patience_s = patience_s
+        self.watch: Callable[[bytes, int | None], None] = lambda _path, _fd: None
         self._waiting: list[Batch] = []
 
     @property
@@ -155,7 +167,7 @@ class ScannedSource:
 
     def scan(self, names: Names | None = None, allowance: Allowance | None = None) -> Scan:
         """Scan everything, or some names, and let the mirror apply it."""
-        builder = BatchBuilder(self.state, self._pending, self._send)
+        builder = BatchBuilder(self.state, self._pending, self._send, patience_s=self._patience_s)
         reader = Reader(threading.Event())
         with self._source.open() as root:
             self.ignore.reload(root)
@@ -177,7 +189,7 @@ class ScannedSource:
                 moves=moves,
                 problems=self.problems,
                 ignore=self.ignore,
-                watch=lambda _path, _fd: None,
+                watch=self.watch,
                 is_same_source=self._source.is_same,
                 stop=threading.Event(),
                 allowance=allowance or Allowance(),

@@ -11,17 +11,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.client.mirror import ScannedSource, snapshot
+from tests.client.mirror import WAYS, ScannedSource, snapshot
 from twinfold.client.dirty import Names
 from twinfold.client.files import FilePlanner
 from twinfold.client.tree import DescriptorDirectory
+from twinfold.model import Move
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="directories have descriptors")
 
 
-@pytest.fixture(params=[False, True], ids=["acks-at-once", "acks-late"])
+@pytest.fixture(params=list(WAYS))
 def source(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ScannedSource]:
-    source = ScannedSource(tmp_path, late=request.param)
+    source = ScannedSource(tmp_path, *WAYS[request.param])
     yield source
     source.state.close()
 
@@ -160,6 +161,24 @@ def test_problems_end_with_the_directory_that_they_were_in(
     source.scan(Names({path: set(n) if n else None for path, n in names.items()}, {b"n"}))
     left = {"gone": [], "moved": [b"n/deep/p"], "file": [], "fifo": [b"d"]}[then]
     assert sorted([b"d2/p", *left]) == paths(source)
+
+
+def test_a_renamed_directory_is_sent_before_all_in_it_is_looked_at(tmp_path: Path) -> None:
+    """It is at the destination at once, however much is in it."""
+    source = ScannedSource(tmp_path, patience_s=0.0)
+    (source.root / "d" / "deep" / "deeper").mkdir(parents=True)
+    source.scan()
+    source.forget_changes()
+    sent: dict[bytes, bool] = {}
+    move = Move(b"d", b"n")
+
+    def watch(path: bytes, _fd: int | None) -> None:
+        sent[path] = move in source.mirror.changes
+
+    source.watch = watch
+    (source.root / "d").rename(source.root / "n")
+    source.scan(Names({b"": {b"d", b"n"}}, set()))
+    assert sent == {b"": False, b"n": True, b"n/deep": True, b"n/deep/deeper": True}
 
 
 def test_a_word_about_the_whole_source_stays(source: ScannedSource) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.client.mirror import ScannedSource, snapshot
+from tests.client.mirror import WAYS, ScannedSource, snapshot
 from tests.client.running import RunningClient, client_settings, running_server
 from twinfold.client.dirty import Names
 from twinfold.client.events import Held
@@ -31,9 +31,9 @@ from twinfold.model import Delete
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs descriptors, or a server")
 
 
-@pytest.fixture(params=[False, True], ids=["acks-at-once", "acks-late"])
+@pytest.fixture(params=list(WAYS))
 def source(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ScannedSource]:
-    source = ScannedSource(tmp_path, late=request.param)
+    source = ScannedSource(tmp_path, *WAYS[request.param])
     yield source
     source.state.close()
 

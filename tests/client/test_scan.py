@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.client.mirror import ScannedSource, snapshot
+from tests.client.mirror import WAYS, ScannedSource, snapshot
 from twinfold.client import batch as batches
 from twinfold.client.dirty import Names
 from twinfold.client.ignore import IgnoreRules
@@ -27,9 +27,9 @@ from twinfold.model import Delete, Move, PutFile, SetAttributes
 BIG_BYTES = 9_000_000
 
 
-@pytest.fixture(params=[False, True], ids=["acks-at-once", "acks-late"])
+@pytest.fixture(params=list(WAYS))
 def source(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ScannedSource]:
-    source = ScannedSource(tmp_path, late=request.param)
+    source = ScannedSource(tmp_path, *WAYS[request.param])
     yield source
     source.state.close()
 
@@ -624,19 +624,19 @@ def act(root: Path, action: tuple[str, Path] | tuple[str, Path, Path], step: int
     return {path, other, between}
 
 
-@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("way", WAYS)
 @settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(rounds=st.lists(st.lists(ACTIONS, max_size=8), max_size=5), data=st.data())
 def test_any_history_converges(
     tmp_path_factory: pytest.TempPathFactory,
-    late: bool,
+    way: str,
     rounds: list[list[tuple[str, Path] | tuple[str, Path, Path]]],
     data: st.DataObject,
 ) -> None:
     """Whatever happens between scans, full or of names, the mirror equals the source after."""
-    source = ScannedSource(tmp_path_factory.mktemp("history"), late)
+    source = ScannedSource(tmp_path_factory.mktemp("history"), *WAYS[way])
     source.scan()
     step = 0
     for actions in rounds:

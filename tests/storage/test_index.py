@@ -7,6 +7,7 @@ import sys
 assert sys.platform != "win32"
 
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,67 @@ def save_all(index: SqlIndex, nodes: list[Node], error: Exception | None = None)
 def new_ids(index: SqlIndex, count: int) -> list[int]:
     with index.transaction() as work:
         return [work.new_id() for _ in range(count)]
+
+
+_VALUES = [
+    (table.name, column.name, value)
+    for table in tables.metadata.sorted_tables
+    for column in table.columns
+    for value in ("'text'", "1.5", "x'00ff'", "-1")
+]
+_KEYS = {("counters", "name"), ("sessions", "folder")}
+"""Nothing is looked up by these."""
+
+_HARMLESS = {
+    ("nodes", "mtime_ns", "-1"),
+    ("nodes", "inode", "-1"),
+    ("nodes", "ctime_ns", "-1"),
+    ("nodes", "target", "x'00ff'"),
+    ("attic", "removed_ns", "-1"),
+    ("attic", "path", "x'00ff'"),
+    ("places", "chunk_prefix", "-1"),
+    ("places", "node", "-1"),
+    ("intents", "number", "-1"),
+}
+"""Values that can be, or that are found nowhere."""
+
+
+@pytest.fixture(scope="module")
+def filled_index(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """An index with a row in each table."""
+    base = tmp_path_factory.mktemp("filled")
+    with Rig(base) as rig:
+        rig.apply([put(b"f", b"1" * 1_000)], [b"1" * 1_000])
+        rig.apply([put(b"f", b"2")], [b"2"])
+    path = base / ".twinfold" / "index.sqlite"
+    with closing(sqlite3.connect(path)) as index, index:
+        index.execute("DELETE FROM intents")
+        index.execute("INSERT INTO intents VALUES (1, x'90')")
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize(("table", "column", "value"), _VALUES)
+def test_a_value_that_cannot_be_is_recognised(
+    tmp_path: Path, filled_index: bytes, table: str, column: str, value: str
+) -> None:
+    """Whatever value is wrong, it is not met in the middle of a commit."""
+    path = tmp_path / "index.sqlite"
+    path.write_bytes(filled_index)
+    open_index(path).close()
+    with closing(sqlite3.connect(path)) as index, index:
+        chosen = f"(SELECT {column} FROM {table} ORDER BY {column} DESC LIMIT 1)"
+        before = index.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
+        assert before, "there is nothing to spoil"
+        try:
+            index.execute(f"UPDATE {table} SET {column} = {value} WHERE {column} = {chosen}")
+        except sqlite3.IntegrityError:
+            return
+    is_harmless = (table, column) in _KEYS or (table, column, value) in _HARMLESS
+    if is_harmless:
+        open_index(path).close()
+        return
+    with pytest.raises(DamagedIndexError):
+        open_index(path)
 
 
 def test_tables_without_their_roots_get_them(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -182,6 +183,7 @@ class BatchBuilder:
         serial: the last batch's number.
         all_new: the server had nothing when the scan began, so that only chunks which
             this scan has met need to be looked up.
+        patience_s: how long a change may wait for others in its batch, if that matters.
     """
 
     def __init__(
@@ -191,11 +193,14 @@ class BatchBuilder:
         send: Callable[[Batch], None],
         serial: int = 0,
         all_new: bool = False,
+        patience_s: float | None = None,
     ) -> None:
         self._state = state
         self._pending = pending
         self._send = send
         self._met = ChunkSieve() if all_new else None
+        self._patience_s = patience_s
+        self._due_s = 0.0
         self._batch = Batch(serial + 1)
 
     @property
@@ -218,6 +223,8 @@ class BatchBuilder:
         The content that the change refers to was added before, without `make_room` in between.
         """
         batch = self._batch
+        if self._patience_s is not None and not batch.effects:
+            self._due_s = time.monotonic() + self._patience_s
         index = -1
         if change is not None:
             index = len(batch.changes)
@@ -282,6 +289,11 @@ class BatchBuilder:
         """Remember where a chunk is that the server is to take from what it has."""
         self.count_kept(1, stretch.size)
         self._batch.pieces.setdefault(chunk_id, stretch)
+
+    def flush_due(self) -> None:
+        """Hand on what has waited for long enough; called between changes."""
+        if self._patience_s is not None and time.monotonic() >= self._due_s:
+            self.flush()
 
     def flush(self) -> None:
         """Hand on what there is."""

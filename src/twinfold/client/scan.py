@@ -146,6 +146,7 @@ class Scan:
         """
         tools = self.tools
         self._check_stop()
+        tools.builder.flush_due()
         tools.watch(path, directory.fd)
         tools.problems.doubt(path, names or ())
         found = self._list(directory, path, child, names, deletions)

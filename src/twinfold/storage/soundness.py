@@ -9,26 +9,36 @@ from __future__ import annotations
 import msgspec
 from sqlalchemy import Connection, select
 
+from twinfold.core.chunking import MAX_SIZE_BYTES
 from twinfold.core.session import FolderSession
+from twinfold.model import CHUNK_ID_SIZE_BYTES
 from twinfold.storage import tables
 from twinfold.storage.interface import Step
 
 # 1, 2 and 3 are TREE, STAGING and ATTIC.
 _WRONG = {
-    "a value of the wrong type": """
+    "a value of the wrong type": f"""
         SELECT 1 FROM nodes
         WHERE typeof(parent) <> 'integer' OR typeof(name) <> 'blob' OR typeof(kind) <> 'integer'
         OR typeof(mode) <> 'integer' OR typeof(mtime_ns) <> 'integer'
         OR typeof(size) <> 'integer' OR typeof(content) <> 'blob' OR typeof(target) <> 'blob'
         OR typeof(inode) <> 'integer' OR typeof(ctime_ns) <> 'integer'
+        OR length(content) NOT IN (0, {CHUNK_ID_SIZE_BYTES})
         UNION ALL SELECT 1 FROM attic
         WHERE typeof(removed_ns) <> 'integer' OR typeof(path) <> 'blob'
         UNION ALL SELECT 1 FROM counters WHERE typeof(value) <> 'integer'
         UNION ALL SELECT 1 FROM sessions WHERE typeof(session) <> 'blob'
-        UNION ALL SELECT 1 FROM intents WHERE typeof(steps) <> 'blob'""",
-    "a kind, mode or size that cannot be": """
+        UNION ALL SELECT 1 FROM intents WHERE typeof(steps) <> 'blob'""",  # noqa: S608
+    "a place that cannot be": f"""
+        SELECT 1 FROM places
+        WHERE typeof(node) <> 'integer' OR typeof(position) <> 'integer'
+        OR typeof(start) <> 'integer' OR typeof(size) <> 'integer'
+        OR typeof(chunk) <> 'blob' OR typeof(chunk_prefix) <> 'integer'
+        OR position < 0 OR start < 0 OR size NOT BETWEEN 1 AND {MAX_SIZE_BYTES}
+        OR length(chunk) <> {CHUNK_ID_SIZE_BYTES}""",  # noqa: S608
+    "an id, kind, mode or size that cannot be": """
         SELECT 1 FROM nodes
-        WHERE kind NOT BETWEEN 1 AND 3 OR mode NOT BETWEEN 0 AND 511 OR size < 0""",
+        WHERE id < 1 OR kind NOT BETWEEN 1 AND 3 OR mode NOT BETWEEN 0 AND 511 OR size < 0""",
     "a name that cannot be": """
         SELECT 1 FROM nodes WHERE length(name) NOT BETWEEN 1 AND 255 OR name IN (x'2e', x'2e2e')
         OR instr(name, x'2f') OR instr(name, x'00')""",
