@@ -1,12 +1,14 @@
-"""Compares twinfold with an rsync daemon on this machine's loopback.
+"""Compares twinfold with its peers on this machine's loopback.
 
     python -m benchmarks.compare --tree DIR [--tree2 DIR] [--repeat N] [--only WORD ...]
+        [--against NAME ... | all]
 
-Both work on the same source, in turn, beginning with nothing waiting to be written. twinfold's
+All work on the same source, in turn, beginning with nothing waiting to be written. twinfold's
 time is that of ``client --once`` from start to exit with its server running: all is durable by
 then. rsync's is that of ``rsync -a`` to a daemon, which leaves the data to the page cache.
 After every run the destination is compared with the source. Bytes on the wire (both ways) and
-memory are taken in a further run that is not timed.
+memory are taken in a further run that is not timed. Programs that follow a source are measured
+one after the other, each from the change of a file to its being at the destination.
 """
 
 from __future__ import annotations
@@ -21,25 +23,28 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
 from benchmarks import workloads
 from benchmarks.contenders import PEERS, Contender
+from benchmarks.followers import FOLLOWERS, Follower
+from benchmarks.followers.twinfold import TwinfoldLive
+from benchmarks.live import follow
 from benchmarks.workloads import Bench, Result
 from tests.e2e.trees import write_random
 
+Peer = TypeVar("Peer", Contender, Follower)
+
 RESULTS = Path(__file__).parent / "results"
-TREE_WORKLOADS = ("tree", "nothing", "live", "burst", "rename", "subtree", "update")
+TREE_WORKLOADS = ("tree", "nothing", "moved", "subtree", "update", "slow")
+LIVE_WORKLOADS = ("live", "burst", "rename", "idle")
 BIG_WORKLOADS = ("big", "insert", "overwrites", "append", "copy")
 MANY_WORKLOADS = ("many",)
 
-TARGETS = {
-    "first sync of the tree": 1.5,
-    "nothing changed": 3.0,
-    "first sync of a big file": 1.5,
-}
-"""The ratio of medians that each workload is to stay below."""
+SLOW_BYTES_PER_S = 100e6 / 8
+SLOW_ROUND_TRIP_S = 0.04
 
 
 def main() -> None:
@@ -48,13 +53,14 @@ def main() -> None:
     base = Path(tempfile.mkdtemp(prefix="twinfold-bench-", dir=options.work))
     bench = Bench(
         base,
-        chosen_peers(options.against),
+        chosen(PEERS, options),
         options.repeat,
         lambda line: print(line, file=sys.stderr, flush=True),
     )
     try:
         if options.tree:
             run_tree(bench, options)
+            run_live(bench, options)
         run_big(bench, options)
         run_many(bench, options)
     finally:
@@ -71,33 +77,37 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--tree", type=Path, help="a tree of many files; it is copied first")
     parser.add_argument("--tree2", type=Path, help="a later version of it, for 'update'")
-    parser.add_argument("--subdirectory", default="drivers", help="what 'rename' renames")
+    parser.add_argument(
+        "--subdirectory", default="drivers", help="what 'rename' and 'moved' rename"
+    )
     parser.add_argument("--big-mib", type=int, default=1024, help="size of the big file")
     parser.add_argument("--repeat", type=int, default=3, help="timed runs of each")
     parser.add_argument("--repeat-update", type=int, default=1, help="timed runs of 'update'")
     parser.add_argument("--work", type=Path, help="where to work (default: a temporary folder)")
-    names = [peer.name for peer in PEERS]
+    names = [peer.name for peer in PEERS] + [peer.name for peer in FOLLOWERS[1:]]
     parser.add_argument("--against", nargs="+", choices=[*names, "all"], default=["rsync"])
     parser.add_argument("--subtree", default="fs", help="what 'subtree' copies")
     parser.add_argument("--files", type=int, nargs="+", default=[10_000, 100_000], help="of 'many'")
-    every = TREE_WORKLOADS + BIG_WORKLOADS + MANY_WORKLOADS
+    parser.add_argument("--slow", default="drivers/net", help="what 'slow' sends of the tree")
+    every = TREE_WORKLOADS + LIVE_WORKLOADS + BIG_WORKLOADS + MANY_WORKLOADS
     parser.add_argument("--only", nargs="+", choices=every)
     return parser.parse_args()
 
 
-def chosen_peers(names: Sequence[str]) -> list[type[Contender]]:
-    """Return the peers of these names, or with "all" those that are installed.
+def chosen(peers: Sequence[type[Peer]], options: argparse.Namespace) -> list[type[Peer]]:
+    """Return those that were asked for, or with "all" those that are installed.
 
     Raises:
         SystemExit: one that was named is not installed.
     """
-    peers = [peer for peer in PEERS if peer.name in names or "all" in names]
-    missing = [peer.name for peer in peers if shutil.which(peer.program) is None]
+    names = options.against
+    found = [peer for peer in peers if peer.name in names or "all" in names]
+    missing = [peer.name for peer in found if shutil.which(peer.program) is None]
     if missing and "all" not in names:
         sys.exit(f"not installed: {', '.join(missing)}")
     for name in missing:
         print(f"not installed, left out: {name}", file=sys.stderr)
-    return [peer for peer in peers if peer.name not in missing]
+    return [peer for peer in found if peer.name not in missing]
 
 
 def wanted(options: argparse.Namespace, *words: str) -> bool:
@@ -113,22 +123,36 @@ def run_tree(bench: Bench, options: argparse.Namespace) -> None:
     subprocess.run(["cp", "-a", options.tree, source], check=True)
     if wanted(options, "tree"):
         workloads.first_sync(bench, "first sync of the tree", source)
-    elif wanted(options, "nothing", "live", "burst", "rename", "subtree"):
+    elif wanted(options, "nothing", "moved", "subtree"):
         open_and_sync(bench, source)
     if wanted(options, "nothing"):
         workloads.nothing_changed(bench, "nothing changed", source)
-    if wanted(options, "live"):
-        workloads.small_changes(bench, "live small change until visible", source)
-    if wanted(options, "burst"):
-        workloads.burst(bench, "live burst of 500 files until visible", source)
     if wanted(options, "subtree"):
         workloads.copied_subtree(bench, "subtree copied", source, options.subtree)
-    if wanted(options, "rename"):
+    if wanted(options, "moved"):
         workloads.rename(bench, "directory renamed", source, options.subdirectory)
     close_all(bench)
     if options.tree2 and wanted(options, "update"):
         trees = (options.tree, options.tree2)
         workloads.update(bench, "tree to tree2", source, trees, options.repeat_update)
+    if wanted(options, "slow"):
+        name = f"first sync over {SLOW_BYTES_PER_S * 8 / 1e6:.0f} Mbit/s and 40 ms"
+        slow = (SLOW_BYTES_PER_S, SLOW_ROUND_TRIP_S)
+        workloads.first_sync_over_link(bench, name, source / options.slow, *slow)
+    shutil.rmtree(source)
+
+
+def run_live(bench: Bench, options: argparse.Namespace) -> None:
+    """Run the workloads of programs that follow a source."""
+    kinds = [word for word in LIVE_WORKLOADS if wanted(options, word)]
+    if not kinds:
+        return
+    source = bench.base / "tree"
+    subprocess.run(["cp", "-a", options.tree, source], check=True)
+    followers: list[type[Follower]] = [TwinfoldLive, *chosen(FOLLOWERS[1:], options)]
+    for live in [follower(bench.base) for follower in followers]:
+        bench.versions[live.name] = live.version()
+        follow(bench, live, source, kinds, options.subdirectory)
     shutil.rmtree(source)
 
 
@@ -182,7 +206,7 @@ def close_all(bench: Bench) -> None:
 
 def print_table(results: list[Result]) -> None:
     """Print a line for each workload and contender."""
-    head = ("workload", "program", "median s", "ratio", "target", "wire", "CPU s", "peak MB")
+    head = ("workload", "program", "median s", "twinfold to it", "wire", "CPU s", "peak MB", "")
     rows = [head, *(row_of(result, results) for result in results)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
     for row in rows:
@@ -191,20 +215,19 @@ def print_table(results: list[Result]) -> None:
 
 def row_of(result: Result, results: list[Result]) -> tuple[str, ...]:
     """Return a result as the cells of a table."""
-    peers = [r for r in results if r.workload == result.workload and r.contender == "rsync"]
-    peer_s = peers[0].median_s if peers else None
-    own_s = result.median_s
-    compared = result.contender != "rsync" and peer_s and own_s
-    target = TARGETS.get(result.workload) if result.contender == "twinfold" else None
+    own = [r for r in results if r.workload == result.workload and r.contender == "twinfold"]
+    own_s = own[0].median_s if own else None
+    median_s = result.median_s
+    is_compared = result.contender != "twinfold" and own_s and median_s
     return (
         result.workload,
         result.contender,
-        f"{own_s:.3f}" if own_s is not None else "",
-        f"{own_s / peer_s:.2f}" if compared and own_s and peer_s else "",
-        f"{target}" if target else "",
+        f"{median_s:.3f}" if median_s is not None else "",
+        f"{own_s / median_s:.2f}" if is_compared and own_s and median_s else "",
         f"{result.wire_bytes:,}" if result.wire_bytes is not None else "",
         cpu_cell(result),
         "/".join(f"{n / 1e6:.0f}" for n in peaks_of(result)),
+        ", ".join(f"{name} {figure:.3g}" for name, figure in result.notes.items()),
     )
 
 
@@ -232,7 +255,7 @@ def write_results(bench: Bench, options: argparse.Namespace) -> Path:
         "system": platform.system(),
         "kernel": platform.release(),
         "python": platform.python_version(),
-        "peers": {c.name: c.version() for c in bench.contenders},
+        "peers": bench.versions,
         "repeat": options.repeat,
         "big_mib": options.big_mib,
         "results": bench.results,

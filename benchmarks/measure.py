@@ -66,14 +66,16 @@ def wait_childless(pid: int, timeout_s: float = 5.0) -> None:
         time.sleep(SAMPLE_EVERY_S)
 
 
-def _descendants(pids: Iterable[int]) -> list[int]:
+def descendants(pids: Iterable[int]) -> list[int]:
+    """Return these processes and all that run below them."""
     found = list(pids)
     for pid in found:
         found += children(pid)
     return found
 
 
-def _peak_bytes(pid: int) -> int:
+def peak_bytes(pid: int) -> int:
+    """Return the most memory that a process ever had resident, 0 if it has ended."""
     try:
         status = Path(f"/proc/{pid}/status").read_text("utf-8")
     except OSError:
@@ -110,8 +112,8 @@ class PeakMemory:
 
     def _watch(self) -> None:
         while not self._ended.wait(SAMPLE_EVERY_S):
-            server = _descendants(self._servers)
-            everyone = _descendants(children(os.getpid()))
+            server = descendants(self._servers)
+            everyone = descendants(children(os.getpid()))
             self._note("server", server)
             self._note("client", [pid for pid in everyone if pid not in server])
 
@@ -119,4 +121,4 @@ class PeakMemory:
         peaks = self._peaks[role]
         for pid in pids:
             # The latest is the peak, and not that of this program before it became another.
-            peaks[pid] = _peak_bytes(pid) or peaks.get(pid, 0)
+            peaks[pid] = peak_bytes(pid) or peaks.get(pid, 0)

@@ -8,29 +8,29 @@ import shutil
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 
 from benchmarks.contenders import Contender, Twinfold
 from benchmarks.measure import PeakMemory, Sample
-from tests.e2e.harness import Running
+from benchmarks.throttle import Link
 from tests.e2e.proxy import Proxy
 from tests.e2e.trees import READ_BYTES, Tree, differences, insert_bytes, random_bytes, snapshot
 
 INSERT_AT_BYTES = 200 << 20
-SMALL_CHANGES = 50
-SMALL_FILE_BYTES = 64 * 1024
 OVERWRITES = 200
 OVERWRITE_BYTES = 100
-BURST_FILES = 500
 MANY_FILE_BYTES = 100
 FILES_A_DIRECTORY = 1_000
-POLL_S = 0.0005
-LIMIT_S = 600.0
+
+
+class Named(Protocol):
+    """What has figures of its own."""
+
+    name: str
 
 
 class Result(msgspec.Struct):
@@ -65,14 +65,15 @@ class Bench:
         self.report = report
         self.twinfold = Twinfold(base)
         self.contenders: list[Contender] = [self.twinfold, *(peer(base) for peer in peers)]
+        self.versions = {contender.name: contender.version() for contender in self.contenders}
         self.results: list[Result] = []
 
     @property
-    def followers(self) -> list[Contender]:
+    def repeatable(self) -> list[Contender]:
         """Those that can bring changes over."""
         return [contender for contender in self.contenders if contender.is_repeatable]
 
-    def result(self, workload: str, contender: Contender) -> Result:
+    def result(self, workload: str, contender: Named) -> Result:
         """Return the place for a contender's figures."""
         for result in self.results:
             if (result.workload, result.contender) == (workload, contender.name):
@@ -80,11 +81,21 @@ class Bench:
         self.results.append(Result(workload, contender.name))
         return self.results[-1]
 
-    def time_sync(self, workload: str, contender: Contender, source: Path, tree: Tree) -> None:
-        """Time one sync with nothing waiting to be written, and check what it made."""
+    def time_sync(
+        self,
+        workload: str,
+        contender: Contender,
+        source: Path,
+        tree: Tree,
+        port: int | None = None,
+    ) -> None:
+        """Time one sync with nothing waiting to be written, and check what it made.
+
+        Through ``port``, if that is given.
+        """
         warm(source)
         flush()
-        sample = contender.sync(source)
+        sample = contender.sync(source, port)
         self.report(f"{workload}: {contender.name} {sample.seconds:.2f} s")
         check(contender, tree)
         self.result(workload, contender).samples.append(sample)
@@ -147,6 +158,20 @@ def first_sync(bench: Bench, workload: str, source: Path) -> None:
         bench.watch_sync(workload, contender, source, tree)
 
 
+def first_sync_over_link(
+    bench: Bench, workload: str, source: Path, bytes_per_s: float, round_trip_s: float
+) -> None:
+    """Sync into empty destinations over a slow link, where there is a server to reach over it."""
+    tree = snapshot(source)
+    for _ in range(bench.repeat):
+        for contender in bench.contenders:
+            contender.open()
+            if contender.port is not None:
+                with Link(contender.port, bytes_per_s, round_trip_s) as link:
+                    bench.time_sync(workload, contender, source, tree, link.port)
+            contender.close()
+
+
 def nothing_changed(bench: Bench, workload: str, source: Path) -> None:
     """Sync again what is equal."""
     repeated_change(bench, workload, source, lambda number: None)
@@ -160,7 +185,7 @@ def repeated_change(
     for number in range(runs + 1):
         change(number)
         tree = snapshot(source)
-        for contender in bench.followers:
+        for contender in bench.repeatable:
             if number < runs:
                 bench.time_sync(workload, contender, source, tree)
             else:
@@ -228,35 +253,6 @@ def copied_subtree(bench: Bench, workload: str, source: Path, name: str) -> None
     _follow(bench, source)
 
 
-def burst(bench: Bench, workload: str, source: Path) -> None:
-    """Make 500 small files at once while a client is live: time until all are there."""
-    client = bench.twinfold.start_live(source)
-    result = bench.result(workload, bench.twinfold)
-    try:
-        client.expect("in_sync", timeout_s=LIMIT_S)
-        for number in range(bench.repeat):
-            mark = client.mark()
-            folder = source / f"burst-{number}"
-            begin_s = time.perf_counter()
-            make_many(folder, BURST_FILES, number)
-            wait_until(partial(_has_files, bench.twinfold.dest / folder.name, BURST_FILES))
-            seconds = time.perf_counter() - begin_s
-            client.expect("in_sync", since=mark, timeout_s=LIMIT_S)
-            result.samples.append(Sample(seconds, 0, 0))
-            bench.report(f"{workload}: {seconds:.3f} s")
-        result.client_peak_bytes = client.peak_memory_bytes()
-    finally:
-        client.terminate()
-    check(bench.twinfold, snapshot(source))
-    for path in source.glob("burst-*"):
-        shutil.rmtree(path)
-    _follow(bench, source)
-
-
-def _has_files(folder: Path, files: int) -> bool:
-    return folder.is_dir() and len(os.listdir(folder)) == files
-
-
 def make_many(folder: Path, files: int, seed: int = 0) -> None:
     """Make so many files of 100 bytes, at most 1,000 in a directory."""
     content = random.Random(seed)
@@ -271,127 +267,33 @@ def make_many(folder: Path, files: int, seed: int = 0) -> None:
 
 def _follow(bench: Bench, source: Path) -> None:
     """Bring all that have a destination to what the source is now."""
-    for contender in bench.followers:
+    for contender in bench.repeatable:
         contender.sync(source)
 
 
-def small_changes(bench: Bench, workload: str, source: Path) -> None:
-    """Edit files one by one while a client is live: time until the edit is at the destination."""
-    chosen = random.Random(1).sample(_small_files(source), SMALL_CHANGES)
-    client = bench.twinfold.start_live(source)
-    try:
-        client.expect("in_sync", timeout_s=LIMIT_S)
-        times = [_time_edit(bench, client, source, path) for path in chosen]
-        peaks = client.peak_memory_bytes()
-    finally:
-        client.terminate()
-    result = bench.result(workload, bench.twinfold)
-    result.samples = [Sample(seconds, 0, 0) for seconds in times]
-    result.client_peak_bytes = peaks
-    result.notes = {"p95_s": sorted(times)[int(len(times) * 0.95)], "max_s": max(times)}
-    check(bench.twinfold, snapshot(source))
-    bench.report(f"{workload}: {statistics.median(times) * 1000:.1f} ms, {result.notes}")
-    _follow(bench, source)
-
-
-def _small_files(source: Path) -> list[Path]:
-    found: list[Path] = []
-    for directory, _, names in os.walk(source):
-        paths = (Path(directory, name) for name in names)
-        found += [
-            path.relative_to(source)
-            for path in paths
-            if not path.is_symlink() and 0 < path.stat().st_size <= SMALL_FILE_BYTES
-        ]
-    return sorted(found)
-
-
-def _time_edit(bench: Bench, client: Running, source: Path, path: Path) -> float:
-    mirror = bench.twinfold.dest / path
-    mark = client.mark()
-    begin = time.perf_counter()
-    with (source / path).open("ab", buffering=0) as file:
-        file.write(b"a line more\n")
-    size_bytes = (source / path).stat().st_size
-    wait_until(lambda: mirror.stat().st_size == size_bytes)
-    seconds = time.perf_counter() - begin
-    client.expect("in_sync", since=mark, timeout_s=LIMIT_S)
-    return seconds
-
-
-def wait_until(reached: Callable[[], bool]) -> None:
-    """Look often until something is so."""
-    end = time.monotonic() + LIMIT_S
-    while not reached():
-        if time.monotonic() > end:
-            raise TimeoutError("this does not arrive")
-        time.sleep(POLL_S)
-
-
 def rename(bench: Bench, workload: str, source: Path, name: str) -> None:
-    """Rename a big directory: live to visible, against a run of rsync."""
+    """Rename a big directory there and back."""
     names = [name, f"{name}.renamed"]
-    for number in range(bench.repeat):
-        old, new = names[number % 2], names[1 - number % 2]
-        client = bench.twinfold.start_live(source)
-        try:
-            client.expect("in_sync", timeout_s=LIMIT_S)
-            seconds = _time_rename(bench, workload, source, (old, new), client)
-        finally:
-            client.terminate()
-        tree = snapshot(source)
-        check(bench.twinfold, tree)
-        bench.result(workload, bench.twinfold).samples.append(Sample(seconds, 0, 0))
-        bench.report(f"{workload}: twinfold {seconds:.3f} s")
-        for contender in bench.followers[1:]:
-            bench.time_sync(workload, contender, source, tree)
-    _watch_rename(bench, workload, source, names)
 
+    def change(number: int) -> None:
+        (source / names[number % 2]).rename(source / names[1 - number % 2])
 
-def _time_rename(
-    bench: Bench, workload: str, source: Path, names: tuple[str, str], client: Running
-) -> float:
-    old, new = names
-    mark = client.mark()
-    dest = bench.twinfold.dest
-    flush()
-    begin = time.perf_counter()
-    (source / old).rename(source / new)
-    wait_until(lambda: (dest / new).exists() and not (dest / old).exists())
-    seconds = time.perf_counter() - begin
-    event = client.expect("in_sync", since=mark, timeout_s=LIMIT_S)
-    acknowledged_s = time.perf_counter() - begin
-    notes = {"in_sync_s": acknowledged_s, "sent_bytes": float(event["sent_bytes"])}
-    bench.result(workload, bench.twinfold).notes = notes
-    return seconds
-
-
-def _watch_rename(bench: Bench, workload: str, source: Path, names: Sequence[str]) -> None:
-    old, new = sorted(names, key=lambda name: not (source / name).exists())
-    with Proxy(("127.0.0.1", bench.twinfold.port)) as proxy:
-        client = bench.twinfold.start_live(source, proxy.port)
-        try:
-            client.expect("in_sync", timeout_s=LIMIT_S)
-            before = proxy.sent_bytes + proxy.received_bytes
-            _time_rename(bench, workload, source, (old, new), client)
-            passed = proxy.sent_bytes + proxy.received_bytes - before
-        finally:
-            client.terminate()
-    bench.result(workload, bench.twinfold).wire_bytes = passed
-    for contender in bench.followers[1:]:
-        bench.watch_sync(workload, contender, source, snapshot(source))
+    repeated_change(bench, workload, source, change)
+    if not (source / name).exists():
+        change(1)
+        _follow(bench, source)
 
 
 def update(bench: Bench, workload: str, source: Path, trees: Sequence[Path], repeat: int) -> None:
     """Turn the source from one version of a tree into another; the destinations begin empty."""
     for number in range(repeat + 1):
         become(source, trees[0])
-        for contender in bench.followers:
+        for contender in bench.repeatable:
             contender.open()
             contender.sync(source)
         become(source, trees[1])
         tree = snapshot(source)
-        for contender in bench.followers:
+        for contender in bench.repeatable:
             if number < repeat:
                 bench.time_sync(workload, contender, source, tree)
             else:

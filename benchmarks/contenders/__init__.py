@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.contenders.base import Contender
-from benchmarks.contenders.local import Borg, Copy, Restic, Unison
+from benchmarks.contenders.local import Borg, Copy, Restic, Tar, Unison
 from benchmarks.contenders.rsync import Rsync, RsyncAndSync, RsyncFsync, RsyncZstd
 from benchmarks.contenders.twinfold import Twinfold
 
@@ -13,6 +13,7 @@ PEERS: tuple[type[Contender], ...] = (
     RsyncFsync,
     RsyncZstd,
     Copy,
+    Tar,
     Unison,
     Borg,
     Restic,

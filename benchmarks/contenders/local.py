@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import subprocess
+import sys
 import tempfile
 from abc import abstractmethod
 from collections.abc import Iterator
@@ -24,6 +25,18 @@ class Copy(Contender):
     def words(self, source: Path, port: int | None) -> list[str]:
         copied = shlex.join(["cp", "-a", "--reflink=never", f"{source}/.", str(self.dest)])
         return ["sh", "-c", f"{copied} && sync -f {shlex.quote(str(self.dest))}"]
+
+
+class Tar(Contender):
+    """``tar`` to ``tar`` through a socket, and a sync of the file system."""
+
+    name = "tar+sync"
+    program = "tar"
+    is_repeatable = False
+
+    def words(self, source: Path, port: int | None) -> list[str]:
+        module = [sys.executable, "-m", "benchmarks.contenders.tar_through_socket"]
+        return [*module, str(source), str(self.dest)]
 
 
 class Unison(Contender):

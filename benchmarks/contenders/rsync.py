@@ -61,8 +61,13 @@ class Rsync(Contender):
         self._put_away()
 
     def comparable(self, tree: Tree) -> Tree:
-        """Leave out "." in the targets of symlinks: a daemon without chroot drops it."""
-        return {path: _without_dots(node) for path, node in tree.items()}
+        """Leave out what a daemon without chroot, or rsync itself, does not keep.
+
+        That is "." in the targets of symlinks, and sometimes the time of the folder itself if
+        something in it was deleted.
+        """
+        kept = {path: _without_dots(node) for path, node in tree.items()}
+        return kept | {b"": tree[b""]._replace(mtime_ns=0)}
 
     def words(self, source: Path, port: int | None) -> list[str]:
         delete = ["--delete"] if any(self.dest.iterdir()) else []

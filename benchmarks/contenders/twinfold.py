@@ -42,11 +42,5 @@ class Twinfold(Contender):
         assert port is not None
         return command(["client", source, "--once", "--json", *self._server_words(port)])
 
-    def start_live(self, source: Path, port: int | None = None) -> Running:
-        """Start a client that stays."""
-        words: list[str | Path] = ["client", source, "--json"]
-        words += self._server_words(port or self.port)
-        return Running(*words, state=self.base / "client-state", log=self.log)
-
     def _server_words(self, port: int) -> list[str]:
         return ["--server", re.sub(r":\d+$", f":{port}", self._invite)]
