@@ -10,7 +10,7 @@ from pathlib import Path
 
 from blake3 import blake3
 
-from twinfold.client.batch import Batch, BatchBuilder, Pending, Stretch
+from twinfold.client.batch import PATIENCE_S, Batch, BatchBuilder, Pending, Stretch
 from twinfold.client.dirty import DirtyScan, Names
 from twinfold.client.files import FilePlanner
 from twinfold.client.guard import Allowance
@@ -128,9 +128,9 @@ class Mirror:
             self.entries[path + known[len(source) :]] = entry
 
 
-WAYS: dict[str, tuple[bool, float | None]] = {
-    "acks-at-once": (False, None),
-    "acks-late": (True, None),
+WAYS: dict[str, tuple[bool, float]] = {
+    "acks-at-once": (False, PATIENCE_S),
+    "acks-late": (True, PATIENCE_S),
     "no-patience": (False, 0.0),
 }
 """By name, how a `ScannedSource` sends and acknowledges."""
@@ -142,10 +142,10 @@ class ScannedSource:
     Args:
         folder: where everything lies.
         late: batches are acknowledged at the end of the scan only.
-        patience_s: how long a change waits for others in its batch, None for as long as it takes.
+        patience_s: how long a directory's move waits for more in its batch.
     """
 
-    def __init__(self, folder: Path, late: bool = False, patience_s: float | None = None) -> None:
+    def __init__(self, folder: Path, late: bool = False, patience_s: float = PATIENCE_S) -> None:
         self.root = folder / "source"
         self.root.mkdir(exist_ok=True)
         self.state: State = open_state(folder / "state.sqlite", os.fsencode(self.root))

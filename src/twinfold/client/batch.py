@@ -19,6 +19,8 @@ MAX_HEADER_BYTES = 2 * 1024 * 1024
 MAX_CHUNKS = 16_384
 """Chunks that a batch names, kept ones included; the server takes several times as many."""
 
+PATIENCE_S = 0.02
+
 _CHUNK_HEADER_BYTES = CHUNK_ID_SIZE_BYTES + 8
 _CHANGE_HEADER_BYTES = 96
 
@@ -183,7 +185,7 @@ class BatchBuilder:
         serial: the last batch's number.
         all_new: the server had nothing when the scan began, so that only chunks which
             this scan has met need to be looked up.
-        patience_s: how long a change may wait for others in its batch, if that matters.
+        patience_s: how long a batch waits for more after `hurry`.
     """
 
     def __init__(
@@ -193,14 +195,14 @@ class BatchBuilder:
         send: Callable[[Batch], None],
         serial: int = 0,
         all_new: bool = False,
-        patience_s: float | None = None,
+        patience_s: float = PATIENCE_S,
     ) -> None:
         self._state = state
         self._pending = pending
         self._send = send
         self._met = ChunkSieve() if all_new else None
         self._patience_s = patience_s
-        self._due_s = 0.0
+        self._due_s: float | None = None
         self._batch = Batch(serial + 1)
 
     @property
@@ -223,8 +225,6 @@ class BatchBuilder:
         The content that the change refers to was added before, without `make_room` in between.
         """
         batch = self._batch
-        if self._patience_s is not None and not batch.effects:
-            self._due_s = time.monotonic() + self._patience_s
         index = -1
         if change is not None:
             index = len(batch.changes)
@@ -290,14 +290,20 @@ class BatchBuilder:
         self.count_kept(1, stretch.size)
         self._batch.pieces.setdefault(chunk_id, stretch)
 
+    def hurry(self) -> None:
+        """What was added is not to wait until the batch is full, or the scan at its end."""
+        if self._due_s is None:
+            self._due_s = time.monotonic() + self._patience_s
+
     def flush_due(self) -> None:
         """Hand on what has waited for long enough; called between changes."""
-        if self._patience_s is not None and time.monotonic() >= self._due_s:
+        if self._due_s is not None and time.monotonic() >= self._due_s:
             self.flush()
 
     def flush(self) -> None:
         """Hand on what there is."""
         batch = self._batch
+        self._due_s = None
         if batch.effects or batch.changes:
             self._batch = Batch(batch.serial + 1)
             self._send(batch)

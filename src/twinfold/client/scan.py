@@ -370,6 +370,8 @@ class Scan:
         node = origin.known.node
         self.tools.moves.moved.add(node)
         self._add(Move(origin.path, path), Relocate(node, parent, name), header_bytes=2 * len(path))
+        # The move is sent before all that is in the directory has been looked at.
+        self.tools.builder.hurry()
         return Child(name, parent, node, facts, origin.known, moved=True)
 
     def as_it_is_now(self, path: bytes, child: Child) -> Child:

@@ -47,8 +47,6 @@ from twinfold.model import ROOT_PATH
 from twinfold.protocol import BatchAnswer
 
 COALESCE_S = 0.005
-LIVE_PATIENCE_S = 0.02
-"""A renamed directory is sent before all that is in it has been looked at."""
 SOURCE_RETRY_S = 1.0
 FAILURE_DELAY_S = 5.0
 
@@ -281,14 +279,7 @@ class Synchroniser:
 
         with self._source.open() as root:
             self._ignore.reload(root)
-            builder = BatchBuilder(
-                self._state,
-                self._pending,
-                send,
-                self._serial,
-                all_new=is_first,
-                patience_s=None if work is None else LIVE_PATIENCE_S,
-            )
+            builder = BatchBuilder(self._state, self._pending, send, self._serial, is_first)
             tools = self._tools(root, builder)
             if work is None:
                 scan = Scan(tools)

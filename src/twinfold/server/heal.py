@@ -18,10 +18,10 @@ from twinfold.core import session as rules
 from twinfold.model import Kind
 from twinfold.server.commit import Committer
 from twinfold.server.differences import Case, Suspect, describe, differs, is_another
-from twinfold.server.takein import UNREAD
 from twinfold.storage.interface import (
     ATTIC,
     TREE,
+    UNREAD,
     Attributes,
     Forest,
     Index,

@@ -15,12 +15,13 @@ from twinfold.core.manifest import ContentHasher
 from twinfold.core.paths import display
 from twinfold.model import Kind
 from twinfold.server.events import Indexing, Listener, Message
-from twinfold.server.takein import UNREAD, read_chunks, read_object, record
+from twinfold.server.takein import read_chunks, read_object, record
 from twinfold.storage.interface import (
     ATTIC,
     DOOMED_PREFIX,
     STAGING,
     TREE,
+    UNREAD,
     DirectoryListing,
     Forest,
     Index,

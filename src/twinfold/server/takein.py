@@ -12,9 +12,6 @@ from twinfold.core.manifest import ContentHasher
 from twinfold.model import Chunk, Kind
 from twinfold.storage.interface import ATTIC, Forest, IndexTransaction, Looked, Node, Source
 
-UNREAD = b"unread"
-"""Stands for the content of an entry of the attic that is still to be read."""
-
 _READ_BYTES = 1 << 20
 _RECORDS_A_GROUP = 1_000
 

@@ -28,6 +28,9 @@ ATTIC = 3
 FIRST_FREE_NODE = 16
 """Ids of the three roots; ids below this one are never given to entries."""
 
+UNREAD = b"unread"
+"""Stands for the content of an entry of the attic that is still to be read."""
+
 DOOMED_PREFIX = b"doomed-"
 """Objects of the attic with such names are no longer in the index, and are deleted."""
 

@@ -13,7 +13,7 @@ from twinfold.core.chunking import MAX_SIZE_BYTES
 from twinfold.core.session import FolderSession
 from twinfold.model import CHUNK_ID_SIZE_BYTES
 from twinfold.storage import tables
-from twinfold.storage.interface import Step
+from twinfold.storage.interface import UNREAD, Step
 
 # 1, 2 and 3 are TREE, STAGING and ATTIC.
 _WRONG = {
@@ -23,7 +23,7 @@ _WRONG = {
         OR typeof(mode) <> 'integer' OR typeof(mtime_ns) <> 'integer'
         OR typeof(size) <> 'integer' OR typeof(content) <> 'blob' OR typeof(target) <> 'blob'
         OR typeof(inode) <> 'integer' OR typeof(ctime_ns) <> 'integer'
-        OR length(content) NOT IN (0, {CHUNK_ID_SIZE_BYTES})
+        OR length(content) NOT IN (0, {CHUNK_ID_SIZE_BYTES}) AND content <> x'{UNREAD.hex()}'
         UNION ALL SELECT 1 FROM attic
         WHERE typeof(removed_ns) <> 'integer' OR typeof(path) <> 'blob'
         UNION ALL SELECT 1 FROM counters WHERE typeof(value) <> 'integer'
