@@ -7,7 +7,7 @@ still the folder that it was.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 
 from twinfold.client.effects import Effect, Insert, Node, Relocate, Remove, Update
 from twinfold.client.guard import Absences, Taken
@@ -287,11 +287,8 @@ class Scan:
         for name in differences.others:
             self.tools.problems.clear_below(join(path, name))
             self.note_problem(join(path, name), "is a FIFO, socket or device")
-        for window in windows(differences.fresh):
-            if self.tools.files.read_ahead(directory, window):
-                self._prefetcher.wake()
-            for name, facts in window:
-                self._plan_fresh(directory, path, node, name, facts, children)
+        for name, facts in self._read_ahead(directory, differences.fresh):
+            self._plan_fresh(directory, path, node, name, facts, children)
         for name, facts, before in differences.replaced:
             self.tools.problems.clear_below(join(path, name))
             if before.kind == DIRECTORY and self.tools.state.count_below(before.node) > 1:
@@ -299,7 +296,8 @@ class Scan:
                 continue
             gone = () if self._has_left(before.node, path, name) else (Remove(before.node),)
             self._plan_fresh(directory, path, node, name, facts, children, gone)
-        for name, facts, before in differences.changed:
+        changed = self._read_ahead(directory, [entry[:2] for entry in differences.changed])
+        for (name, facts), (_, _, before) in zip(changed, differences.changed, strict=True):
             if self._has_left(before.node, path, name):
                 self._plan_fresh(directory, path, node, name, facts, children)
             else:
@@ -312,6 +310,15 @@ class Scan:
         if deletions:
             self._absences.add_gone(before.node for before in differences.vanished)
         return children
+
+    def _read_ahead(
+        self, directory: Directory, files: Sequence[tuple[bytes, Facts]]
+    ) -> Iterator[tuple[bytes, Facts]]:
+        """Yield the files again; those of a window that are small are read together before."""
+        for window in windows(files):
+            if self.tools.files.read_ahead(directory, window):
+                self._prefetcher.wake()
+            yield from window
 
     def _plan_fresh(
         self,

@@ -26,7 +26,7 @@ MAX_BASES = 8
 MAX_PARTS = 1_024
 """More than a chunk has sub-blocks, twice."""
 
-_LEVEL = 9
+_LEVEL = 6
 _LEAST_DICTIONARY_BYTES = 8
 
 _WORTH_LITERAL = 0.75
