@@ -24,6 +24,10 @@ def compiled(name: str) -> Extension:
 
 
 setup(
-    ext_modules=[compiled("_chunker"), *([] if sys.platform == "win32" else [compiled("_files")])],
+    ext_modules=[
+        compiled("_chunker"),
+        compiled("_matcher"),
+        *([] if sys.platform == "win32" else [compiled("_files")]),
+    ],
     options={"bdist_wheel": {"py_limited_api": "cp311"}},
 )

@@ -38,11 +38,18 @@
 #define RANK_BYTES 64
 #define CANDIDATE_BELOW 64
 
-#define MIN_SUB_BLOCK_BYTES 256
 #define MAX_SUB_BLOCK_BYTES 8192
 #define ROW_BYTES 10
-/* Each row but the last is of a sub-block of at least the minimum. */
-#define MAX_ROWS (MAX_BYTES / MIN_SUB_BLOCK_BYTES + 1)
+/* Each row but the last is of a sub-block of at least the fine minimum. */
+#define MAX_ROWS (MAX_BYTES / 64 + 1)
+
+/* How densely a chunk is cut into sub-blocks. */
+typedef struct {
+    uint16_t below;
+    size_t shortest;
+} grain;
+
+static const grain COARSE = {CANDIDATE_BELOW, 256}, FINE = {256, 64};
 
 #define RANK_START UINT64_C(0x9E3779B97F4A7C15)
 #define RANK_STEP UINT64_C(0xBF58476D1CE4E5B9)
@@ -66,8 +73,10 @@ typedef struct {
     size_t count;
 } span;
 
-/* The candidate of least rank; or, where `marks` is set, a bit for each of them. */
+/* The candidate of least rank; or, where `marks` is set, a bit for each of them.
+ * A candidate is a position with a hash less than `below`. */
 typedef struct {
+    uint16_t below;
     uint64_t rank;
     size_t position;
     uint64_t *marks;
@@ -128,10 +137,11 @@ static uint32_t hash_before(const uint16_t *gear, const uint8_t *bytes) {
 static void scan_one_lane(const uint16_t *gear, span positions, size_t from,
                           choice *best) {
     const uint8_t *first = positions.first;
+    const uint16_t below = best->below;
     uint32_t hash = hash_before(gear, first + from);
     for (size_t i = from; i < positions.count; i++) {
         hash = 2 * hash + gear[first[i]];
-        if (UNLIKELY((uint16_t)hash < CANDIDATE_BELOW))
+        if (UNLIKELY((uint16_t)hash < below))
             consider(best, first, i);
     }
 }
@@ -140,6 +150,7 @@ static void scan_plain(span positions, choice *best) {
     uint16_t gear[256];
     fill_gear(gear);
     const uint8_t *first = positions.first;
+    const uint16_t below = best->below;
     const size_t lane = positions.count / PLAIN_LANES;
     uint32_t h0 = hash_before(gear, first);
     uint32_t h1 = hash_before(gear, first + lane);
@@ -150,13 +161,13 @@ static void scan_plain(span positions, choice *best) {
         h1 = 2 * h1 + gear[first[i + lane]];
         h2 = 2 * h2 + gear[first[i + 2 * lane]];
         h3 = 2 * h3 + gear[first[i + 3 * lane]];
-        if (UNLIKELY((uint16_t)h0 < CANDIDATE_BELOW))
+        if (UNLIKELY((uint16_t)h0 < below))
             consider(best, first, i);
-        if (UNLIKELY((uint16_t)h1 < CANDIDATE_BELOW))
+        if (UNLIKELY((uint16_t)h1 < below))
             consider(best, first, i + lane);
-        if (UNLIKELY((uint16_t)h2 < CANDIDATE_BELOW))
+        if (UNLIKELY((uint16_t)h2 < below))
             consider(best, first, i + 2 * lane);
-        if (UNLIKELY((uint16_t)h3 < CANDIDATE_BELOW))
+        if (UNLIKELY((uint16_t)h3 < below))
             consider(best, first, i + 3 * lane);
     }
     scan_one_lane(gear, positions, PLAIN_LANES * lane, best);
@@ -237,14 +248,13 @@ AVX2_INLINE void advance(hashes *hash, __m256i row, const shuffles *table) {
                                   _mm256_unpackhi_epi8(gear_low, gear_high));
 }
 
-AVX2_INLINE int any_candidate(const hashes *hash) {
-    __m256i below = _mm256_subs_epu16(_mm256_set1_epi16(CANDIDATE_BELOW),
-                                      _mm256_min_epu16(hash->low, hash->high));
-    return !_mm256_testz_si256(below, below);
+AVX2_INLINE int any_candidate(const hashes *hash, __m256i below) {
+    __m256i less = _mm256_subs_epu16(below, _mm256_min_epu16(hash->low, hash->high));
+    return !_mm256_testz_si256(less, less);
 }
 
-AVX2_INLINE uint32_t candidate_lanes(const hashes *hash) {
-    const __m256i last = _mm256_set1_epi16(CANDIDATE_BELOW - 1);
+AVX2_INLINE uint32_t candidate_lanes(const hashes *hash, uint16_t below) {
+    const __m256i last = _mm256_set1_epi16((short)(below - 1));
     __m256i low = _mm256_cmpeq_epi16(_mm256_min_epu16(hash->low, last), hash->low);
     __m256i high = _mm256_cmpeq_epi16(_mm256_min_epu16(hash->high, last), hash->high);
     return (uint32_t)_mm256_movemask_epi8(_mm256_packs_epi16(low, high));
@@ -260,6 +270,7 @@ AVX2 static void scan_block(const uint8_t *first, size_t offset, size_t stride,
                             size_t lane_bytes, choice *best) {
     const shuffles table = {table_bytes(TABLE_A, 0), table_bytes(TABLE_A, 8),
                             table_bytes(TABLE_B, 0), table_bytes(TABLE_B, 8)};
+    const __m256i below = _mm256_set1_epi16((short)best->below);
     hashes hash = {_mm256_setzero_si256(), _mm256_setzero_si256()};
     const uint8_t *next = first + offset + LANES * stride;
     __m256i rows[ROWS];
@@ -273,9 +284,9 @@ AVX2 static void scan_block(const uint8_t *first, size_t offset, size_t stride,
         transpose(rows);
         for (int k = 0; k < ROWS; k++) {
             advance(&hash, rows[k], &table);
-            if (UNLIKELY(any_candidate(&hash)))
+            if (UNLIKELY(any_candidate(&hash, below)))
                 consider_lanes(best, first, i + (size_t)k, stride,
-                               candidate_lanes(&hash));
+                               candidate_lanes(&hash, best->below));
         }
     }
 }
@@ -308,7 +319,7 @@ static size_t chunk_length(scan_function scan, const uint8_t *chunk, size_t rest
     if (longest <= MIN_BYTES)
         return longest;
     span positions = {chunk + MIN_BYTES - 1, longest - MIN_BYTES + 1};
-    choice best = {UINT64_MAX, positions.count - 1, NULL};
+    choice best = {CANDIDATE_BELOW, UINT64_MAX, positions.count - 1, NULL};
     scan(positions, &best);
     return best.position + MIN_BYTES;
 }
@@ -355,16 +366,17 @@ static size_t next_mark(const uint64_t *marks, size_t from, size_t to) {
     return to + 1;
 }
 
-static size_t sub_block_length(const uint64_t *marks, size_t start, size_t size) {
+static size_t sub_block_length(grain by, const uint64_t *marks, size_t start,
+                               size_t size) {
     size_t longest = size - start;
     if (longest > MAX_SUB_BLOCK_BYTES)
         longest = MAX_SUB_BLOCK_BYTES;
-    if (longest <= MIN_SUB_BLOCK_BYTES)
+    if (longest <= by.shortest)
         return longest;
     /* Position 0 is that of the last byte of the shortest sub-block at the start. */
-    size_t last = start + longest - MIN_SUB_BLOCK_BYTES;
+    size_t last = start + longest - by.shortest;
     size_t found = next_mark(marks, start, last);
-    return found <= last ? found + MIN_SUB_BLOCK_BYTES - start : longest;
+    return found <= last ? found + by.shortest - start : longest;
 }
 
 static void write_le(uint8_t *bytes, uint64_t number, int count) {
@@ -372,18 +384,17 @@ static void write_le(uint8_t *bytes, uint64_t number, int count) {
         bytes[i] = (uint8_t)(number >> 8 * i);
 }
 
-static size_t find_sub_blocks(scan_function scan, const uint8_t *chunk, size_t size,
-                              uint8_t *rows) {
+static size_t find_sub_blocks(scan_function scan, grain by, const uint8_t *chunk,
+                              size_t size, uint8_t *rows) {
     uint64_t marks[MAX_BYTES / 64] = {0};
-    if (size > MIN_SUB_BLOCK_BYTES) {
-        span positions = {chunk + MIN_SUB_BLOCK_BYTES - 1,
-                          size - MIN_SUB_BLOCK_BYTES + 1};
-        choice all = {0, 0, marks};
+    if (size > by.shortest) {
+        span positions = {chunk + by.shortest - 1, size - by.shortest + 1};
+        choice all = {by.below, 0, 0, marks};
         scan(positions, &all);
     }
     uint8_t *row = rows;
     for (size_t start = 0; start < size; row += ROW_BYTES) {
-        size_t length = sub_block_length(marks, start, size);
+        size_t length = sub_block_length(by, marks, start, size);
         write_le(row, hash_sub_block(chunk + start, length), 8);
         write_le(row + 8, length, 2);
         start += length;
@@ -447,15 +458,16 @@ static PyObject *cut_lengths(PyObject *module, PyObject *arguments) {
 }
 
 PyDoc_STRVAR(sub_blocks_doc,
-             "sub_blocks(chunk, kernel)\n--\n\n"
+             "sub_blocks(chunk, fine, kernel)\n--\n\n"
              "Rows of the sub-blocks that a chunk consists of.");
 
 /* A chunk takes some microseconds: the GIL is kept, to wait for it would take longer. */
 static PyObject *sub_blocks(PyObject *module, PyObject *arguments) {
     (void)module;
     Py_buffer chunk;
+    int fine;
     const char *kernel;
-    if (!PyArg_ParseTuple(arguments, "y*s:sub_blocks", &chunk, &kernel))
+    if (!PyArg_ParseTuple(arguments, "y*ps:sub_blocks", &chunk, &fine, &kernel))
         return NULL;
     PyObject *rows = NULL;
     scan_function scan = find_kernel(kernel);
@@ -465,7 +477,8 @@ static PyObject *sub_blocks(PyObject *module, PyObject *arguments) {
         PyErr_SetString(PyExc_ValueError, "a chunk is not longer than 96 KiB");
     } else {
         uint8_t found[MAX_ROWS * ROW_BYTES];
-        size_t size = find_sub_blocks(scan, chunk.buf, (size_t)chunk.len, found);
+        size_t size = find_sub_blocks(scan, fine ? FINE : COARSE, chunk.buf,
+                                      (size_t)chunk.len, found);
         rows = PyBytes_FromStringAndSize((const char *)found, (Py_ssize_t)size);
     }
     PyBuffer_Release(&chunk);

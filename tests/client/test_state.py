@@ -222,7 +222,7 @@ def test_a_damaged_file_is_set_aside(tmp_path: Path, damage: bytes) -> None:
         "UPDATE sub_blocks SET rows = 'text'",
         "UPDATE sub_blocks SET rows = x''",
         "UPDATE sub_blocks SET rows = zeroblob(11)",
-        "UPDATE sub_blocks SET rows = zeroblob(10000)",
+        "UPDATE sub_blocks SET rows = zeroblob(20000)",
         "UPDATE sub_blocks SET id8 = x''",
         "UPDATE sub_blocks SET id = 9223372036854775807",
         "UPDATE meta SET value = -10 WHERE key = 'sub_block_bytes'",

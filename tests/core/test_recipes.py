@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import pytest
 from hypothesis import given
@@ -17,13 +17,14 @@ from twinfold.core.chunking import (
     chunk_id,
     sub_blocks,
 )
-from twinfold.core.chunking.format import MAX_SUB_BLOCK_BYTES, MIN_SUB_BLOCK_BYTES
+from twinfold.core.chunking.format import COARSE, FINE, MAX_SUB_BLOCK_BYTES
+from twinfold.core.matching import match_rows, match_rows_in_python, total_size
 from twinfold.core.recipes import (
     MAX_BASES,
-    SubBlockIndex,
+    NewChunk,
     check_recipe,
     follow_recipe,
-    write_recipe,
+    write_recipes,
 )
 from twinfold.errors import LimitError, ProtocolError
 from twinfold.model import Chunk, Copy, Recipe
@@ -42,6 +43,18 @@ def lengths(rows: bytes) -> list[int]:
     ]
 
 
+def write_recipe(
+    new: bytes, old: Iterable[bytes | tuple[bytes, bytes]], *, fine: bool = False
+) -> Recipe | None:
+    """Return the recipe for a chunk out of others, or out of what is said to be their rows."""
+    kept = [c if isinstance(c, tuple) else (chunk_id(c), sub_blocks(c, fine=fine)) for c in old]
+    recipes = write_recipes(kept, [NewChunk(chunk_id(new), new, sub_blocks(new, fine=fine))])
+    return recipes[0] if recipes else None
+
+
+grains = pytest.mark.parametrize("fine", [False, True], ids=["coarse", "fine"])
+
+
 @st.composite
 def chunks(draw: st.DrawFn) -> bytes:
     """Random bytes, text and long runs, one after the other."""
@@ -58,33 +71,77 @@ def chunks(draw: st.DrawFn) -> bytes:
     return data[:MAX_SIZE_BYTES]
 
 
-@given(chunks())
-def test_all_kernels_find_the_same_sub_blocks(data: bytes) -> None:
-    found = {kernel: sub_blocks(data, kernel) for kernel in available_kernels()}
+@grains
+@given(data=chunks())
+def test_all_kernels_find_the_same_sub_blocks(data: bytes, fine: bool) -> None:
+    found = {name: sub_blocks(data, fine=fine, kernel=name) for name in available_kernels()}
     assert len(set(found.values())) == 1
-    sizes = lengths(sub_blocks(data))
-    assert sum(sizes) == len(data)
-    assert all(MIN_SUB_BLOCK_BYTES <= size <= MAX_SUB_BLOCK_BYTES for size in sizes[:-1])
+    sizes = lengths(sub_blocks(data, fine=fine))
+    assert sum(sizes) == total_size(sub_blocks(data, fine=fine)) == len(data)
+    shortest = (FINE if fine else COARSE).shortest
+    assert all(shortest <= size <= MAX_SUB_BLOCK_BYTES for size in sizes[:-1])
 
 
+@grains
 @pytest.mark.parametrize("kernel", available_kernels())
-def test_the_longest_chunk_of_sub_blocks_is_the_longest_chunk(kernel: str) -> None:
+def test_the_longest_chunk_of_sub_blocks_is_the_longest_chunk(kernel: str, fine: bool) -> None:
     data = random.Random(5).randbytes(MAX_SIZE_BYTES)
-    assert sub_blocks(data, kernel) == sub_blocks(data)
-    assert sub_blocks(b"", kernel) == b""
+    assert sub_blocks(data, fine=fine, kernel=kernel) == sub_blocks(data, fine=fine)
+    assert sub_blocks(b"", fine=fine, kernel=kernel) == b""
     with pytest.raises(ValueError, match="96 KiB"):
-        sub_blocks(bytes(MAX_SIZE_BYTES + 1), kernel)
+        sub_blocks(bytes(MAX_SIZE_BYTES + 1), fine=fine, kernel=kernel)
 
 
 def test_sub_blocks_are_what_they_were() -> None:
     """Rows are kept for long: another cut or hash would make them worthless."""
     data = random.Random(1).randbytes(20_000)
     assert chunk_id(sub_blocks(data)).hex()[:16] == "f3102c2eaedf31be"
+    assert chunk_id(sub_blocks(data, fine=True)).hex()[:16] == "6f04e035c781be99"
 
 
-def test_random_bytes_have_sub_blocks_of_about_a_kibibyte() -> None:
+def test_random_bytes_have_sub_blocks_of_the_size_announced() -> None:
     data = random.Random(2).randbytes(MAX_SIZE_BYTES)
     assert 50 <= len(lengths(sub_blocks(data))) <= 110
+    assert 240 <= len(lengths(sub_blocks(data, fine=True))) <= 400
+
+
+def test_the_most_sub_blocks_have_room() -> None:
+    """Of a unit that ends in a candidate there are as many rows as there can be."""
+    dice = random.Random(1)
+    units = (dice.randbytes(FINE.shortest) for _ in range(10_000))
+    counts = (
+        len(lengths(sub_blocks(unit * (MAX_SIZE_BYTES // len(unit)), fine=True))) for unit in units
+    )
+    assert max(counts) == MAX_SIZE_BYTES // FINE.shortest
+
+
+@given(
+    st.lists(st.lists(st.integers(0, 5)), max_size=4),
+    st.lists(st.lists(st.integers(0, 7)), max_size=4),
+    st.integers(0, 3),
+)
+def test_rows_are_matched_alike_in_c_and_in_python(
+    old: list[list[int]], new: list[list[int]], most_bases: int
+) -> None:
+    old_rows, new_rows = (
+        [b"".join(bytes([row] * 8) + (100 + row).to_bytes(2, "little") for row in c) for c in side]
+        for side in (old, new)
+    )
+    found = match_rows(old_rows, new_rows, most_bases)
+    assert found == match_rows_in_python(old_rows, new_rows, most_bases)
+    for rows, parts in zip(new, found, strict=True):
+        assert sum(size for _, _, size in parts) == sum(100 + row for row in rows)
+        assert len({number for number, _, _ in parts if number >= 0}) <= most_bases
+        # What the parts say: the rows' numbers once for each byte.
+        held = [[row for row in chunk for _ in range(100 + row)] for chunk in old]
+        at = [row for row in rows for _ in range(100 + row)]
+        for number, offset, size in parts:
+            here, at = at[:size], at[size:]
+            assert number < 0 or here == held[number][offset : offset + size]
+        if most_bases == 3 and len(old) <= 3:
+            known = {row for chunk in old for row in chunk}
+            own = sum(size for number, _, size in parts if number < 0)
+            assert own == sum(100 + row for row in rows if row not in known)
 
 
 @given(chunks(), chunks(), st.data())
@@ -104,8 +161,7 @@ def test_a_recipe_builds_its_chunk(old: bytes, other: bytes, data: st.DataObject
         )
     )[:MAX_SIZE_BYTES]
     held = {chunk_id(chunk): chunk for chunk in (old, other)}
-    index = SubBlockIndex((name, sub_blocks(chunk)) for name, chunk in held.items())
-    recipe = write_recipe(chunk_id(new), new, sub_blocks(new), index)
+    recipe = write_recipe(new, held.values(), fine=data.draw(st.booleans()))
     if recipe is None:
         return
     (recipe,) = decode_recipes(encode([recipe]))
@@ -118,8 +174,7 @@ def test_a_recipe_builds_its_chunk(old: bytes, other: bytes, data: st.DataObject
 def test_a_small_edit_is_a_small_recipe() -> None:
     old = random.Random(3).randbytes(60_000)
     new = old[:30_000] + b"0123456789" + old[30_000:]
-    index = SubBlockIndex([(chunk_id(old), sub_blocks(old))])
-    recipe = write_recipe(chunk_id(new), new, sub_blocks(new), index)
+    recipe = write_recipe(new, [old])
     assert recipe is not None
     assert len(recipe.literal) < 2 * MAX_SUB_BLOCK_BYTES
     assert len(recipe.parts) == 3
@@ -131,8 +186,7 @@ def test_what_is_new_is_packed_by_what_is_copied() -> None:
     odd = dice.randbytes(2_000)
     old = dice.randbytes(20_000) + odd + dice.randbytes(20_000)
     new = old[:8_000] + odd + old[8_000:]
-    index = SubBlockIndex([(chunk_id(old), sub_blocks(old))])
-    recipe = write_recipe(chunk_id(new), new, sub_blocks(new), index)
+    recipe = write_recipe(new, [old])
     assert recipe is not None
     literal_bytes = sum(part for part in recipe.parts if isinstance(part, int))
     assert len(recipe.literal) < literal_bytes - 500
@@ -161,15 +215,13 @@ def test_a_literal_that_does_not_unpack_builds_nothing(copied: int) -> None:
 
 def test_what_has_nothing_in_common_has_no_recipe() -> None:
     old, new = random.Random(3).randbytes(60_000), random.Random(4).randbytes(60_000)
-    index = SubBlockIndex([(chunk_id(old), sub_blocks(old))])
-    assert write_recipe(chunk_id(new), new, sub_blocks(new), index) is None
+    assert write_recipe(new, [old]) is None
 
 
 def test_out_of_many_chunks_only_some_are_used() -> None:
     parts = [random.Random(number).randbytes(8_000) for number in range(12)]
-    index = SubBlockIndex((chunk_id(part), sub_blocks(part)) for part in parts)
     new = b"".join(parts)[:MAX_SIZE_BYTES]
-    recipe = write_recipe(chunk_id(new), new, sub_blocks(new), index)
+    recipe = write_recipe(new, parts)
     assert recipe is not None
     assert len(recipe.bases) == MAX_BASES
     held = {chunk_id(part): part for part in parts}
@@ -183,8 +235,7 @@ def test_out_of_many_chunks_only_some_are_used() -> None:
 )
 def test_rows_that_no_chunk_has_are_left_out(rows: bytes) -> None:
     new = random.Random(3).randbytes(60_000)
-    index = SubBlockIndex([(bytes(32), rows + sub_blocks(new) if rows else rows)])
-    assert write_recipe(chunk_id(new), new, sub_blocks(new), index) is None
+    assert write_recipe(new, [(bytes(32), rows + sub_blocks(new) if rows else rows)]) is None
 
 
 _GOOD = Recipe(b"i" * 32, 12, [Chunk(b"b" * 32, 10)], [2, Copy(0, 0, 10)], b"ab")

@@ -14,7 +14,7 @@ import pytest
 
 from tests.server.rig import Rig, chunks_of, put
 from twinfold.core.chunking import chunk_id, sub_blocks
-from twinfold.core.recipes import SubBlockIndex, write_recipe
+from twinfold.core.recipes import NewChunk, write_recipes
 from twinfold.errors import ProtocolError
 from twinfold.model import Chunk, Copy, Delete, Recipe
 from twinfold.server.staged import StagedBatch
@@ -26,9 +26,8 @@ NEW_ID = chunk_id(NEW)
 
 def recipe() -> Recipe:
     """Return a recipe for the new content out of the old one."""
-    index = SubBlockIndex([(chunk_id(OLD), sub_blocks(OLD))])
-    written = write_recipe(NEW_ID, NEW, sub_blocks(NEW), index)
-    assert written is not None
+    old = [(chunk_id(OLD), sub_blocks(OLD))]
+    (written,) = write_recipes(old, [NewChunk(NEW_ID, NEW, sub_blocks(NEW))])
     return written
 
 

@@ -235,9 +235,18 @@ class BatchBuilder:
             self._pending.note(batch.serial, effect)
 
     def add_content(
-        self, chunk_id: bytes, data: bytes | memoryview, path: bytes, offset: int
+        self,
+        chunk_id: bytes,
+        data: bytes | memoryview,
+        path: bytes,
+        offset: int,
+        *,
+        is_part: bool = False,
     ) -> None:
-        """Keep a chunk's bytes, or only their place if the server is believed to have them."""
+        """Keep a chunk's bytes, or only their place if the server is believed to have them.
+
+        ``is_part`` if the file comes in parts.
+        """
         batch = self._batch
         size_bytes = len(data)
         batch.content_bytes += size_bytes
@@ -250,7 +259,7 @@ class BatchBuilder:
         else:
             batch.pieces[chunk_id] = data
             batch.held_bytes += size_bytes
-            rows = rows_to_keep(data)
+            rows = rows_to_keep(data, fine=not is_part)
             if rows:
                 batch.sub_blocks[chunk_id] = rows
         self._pending.note_chunk(batch.serial, chunk_id)

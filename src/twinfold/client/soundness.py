@@ -5,12 +5,12 @@ from __future__ import annotations
 import sqlite3
 
 from twinfold.client.state import ROOT_NODE, SEGMENT_CHUNKS
-from twinfold.core.chunking.format import MAX_SIZE_BYTES, MIN_SUB_BLOCK_BYTES, ROW_SIZE_BYTES
+from twinfold.core.chunking.format import FINE, MAX_SIZE_BYTES, ROW_SIZE_BYTES
 from twinfold.model import CHUNK_ID_SIZE_BYTES, Kind
 
 # Numbers are counted up from the highest one, and have to stay in SQLite's integers.
 _MAX_NUMBER = 1 << 62
-_MAX_ROWS = MAX_SIZE_BYTES // MIN_SUB_BLOCK_BYTES + 1
+_MAX_ROWS = MAX_SIZE_BYTES // FINE.shortest + 1
 _SEGMENT_BYTES = SEGMENT_CHUNKS * CHUNK_ID_SIZE_BYTES
 
 _META = {

@@ -12,19 +12,23 @@ from twinfold.client.read import Cut
 from twinfold.client.state import State
 from twinfold.core.chunking import sub_blocks
 from twinfold.core.planning import Known
-from twinfold.core.recipes import MAX_BASES, SubBlockIndex, write_recipe
+from twinfold.core.recipes import MAX_BASES, NewChunk, write_recipes
 from twinfold.model import Recipe, Run
 
-_LEAST_BYTES = 4 * 1024
+_LEAST_BYTES = 2 * 1024
 """Of a chunk that is smaller nothing is kept: a recipe for it costs about as much as it."""
 
 _MOST_OLD_CHUNKS = 160
 _AROUND_CHUNKS = 2
 
 
-def rows_to_keep(data: bytes | memoryview) -> bytes:
-    """Return the rows to keep of a new chunk, none if it is not worth it."""
-    return sub_blocks(data) if len(data) >= _LEAST_BYTES else b""
+def rows_to_keep(data: bytes | memoryview, *, fine: bool) -> bytes:
+    """Return the rows to keep of a new chunk, none if it is not worth it.
+
+    ``fine`` for a file that is read as a whole: of a source file a large part changes, and by
+    single lines; of a huge one, rows for each line would drive out those of all others.
+    """
+    return sub_blocks(data, fine=fine) if len(data) >= _LEAST_BYTES else b""
 
 
 def old_chunk_ids(state: State, known: Known | None) -> list[bytes]:
@@ -47,13 +51,9 @@ def recipes_for(
         cuts: chunks, new ones and others.
         rows: of the new ones.
     """
-    fresh = [(chunk.id, data, rows[chunk.id]) for chunk, data in cuts if chunk.id in rows]
+    fresh = [NewChunk(chunk.id, data, rows[chunk.id]) for chunk, data in cuts if chunk.id in rows]
     kept = state.sub_blocks(old_ids) if fresh else []
-    if not kept:
-        return []
-    old = SubBlockIndex(kept)
-    recipes = (write_recipe(*chunk, old) for chunk in fresh)
-    return [recipe for recipe in recipes if recipe is not None]
+    return write_recipes(kept, fresh) if kept else []
 
 
 class BaseCursor:

@@ -230,7 +230,7 @@ class UploadInParts:
                 self._step_over(chunk)
             at += run.keep_count
             for chunk, data in cuts[at : at + len(run.chunks)]:
-                self._builder.add_content(chunk.id, data, self._path, self._offset)
+                self._builder.add_content(chunk.id, data, self._path, self._offset, is_part=True)
                 self._step_over(chunk)
             at += len(run.chunks)
             self._join(run)

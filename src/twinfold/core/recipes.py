@@ -11,7 +11,8 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from twinfold.core.chunking import MAX_SIZE_BYTES, ROW_SIZE_BYTES
+from twinfold.core.chunking import MAX_SIZE_BYTES
+from twinfold.core.matching import Part, can_be_rows, match_rows, total_size
 from twinfold.errors import LimitError, ProtocolError
 from twinfold.model import CHUNK_ID_SIZE_BYTES, Chunk, Copy, Recipe
 
@@ -24,86 +25,52 @@ MAX_BASES = 8
 """The most chunks that a recipe copies out of."""
 
 MAX_PARTS = 1_024
-"""More than a chunk has sub-blocks, twice."""
+"""More than a chunk of 96 KiB has coarse sub-blocks, twice."""
 
-_LEVEL = 6
+_LEVEL = 3
+"""The next ones take longer by half for a fiftieth, twice as long for a tenth."""
+
 _LEAST_DICTIONARY_BYTES = 8
 
 _WORTH_LITERAL = 0.75
 """A recipe that brings more of its chunk than this itself is not worth it."""
 
 
-class _Place(NamedTuple):
-    chunk: Chunk
-    offset: int
+class NewChunk(NamedTuple):
+    """A chunk to write a recipe for: its id, bytes and rows."""
+
+    id: bytes
+    data: bytes | memoryview
+    rows: bytes
 
 
-class SubBlockIndex:
-    """Where the sub-blocks of some old chunks lie."""
+def write_recipes(old: Iterable[tuple[bytes, bytes]], new: Sequence[NewChunk]) -> list[Recipe]:
+    """Return recipes for those of the new chunks that old ones have much of.
 
-    def __init__(self, old: Iterable[tuple[bytes, bytes]]) -> None:
-        """Take (chunk id, rows) of each; rows that no chunk can have are left out."""
-        self._places: dict[bytes, _Place] = {}
-        self._next: dict[_Place, bytes] = {}
-        for chunk_id, rows in old:
-            sizes = list(map(_size, _rows(rows)))
-            if not 0 < sum(sizes) <= MAX_SIZE_BYTES or 0 in sizes:
-                continue
-            chunk = Chunk(chunk_id, sum(sizes))
-            offset = 0
-            for row in _rows(rows):
-                place = _Place(chunk, offset)
-                self._places.setdefault(row, place)
-                self._next[place] = row
-                offset += _size(row)
-
-    def find(self, row: bytes, expected: _Place | None) -> _Place | None:
-        """Return where such a sub-block lies, at ``expected`` if there is one."""
-        if expected is not None and self._next.get(expected) == row:
-            return expected
-        return self._places.get(row)
+    Args:
+        old: (chunk id, rows) of each; rows that no chunk can have are left out.
+        new: what to build.
+    """
+    kept = [(chunk_id, rows) for chunk_id, rows in old if can_be_rows(rows)]
+    chunks = [Chunk(chunk_id, total_size(rows)) for chunk_id, rows in kept]
+    matched = match_rows([rows for _, rows in kept], [chunk.rows for chunk in new], MAX_BASES)
+    recipes = (_recipe(chunk, found, chunks) for chunk, found in zip(new, matched, strict=True))
+    return [recipe for recipe in recipes if recipe is not None]
 
 
-def write_recipe(
-    chunk_id: bytes, data: bytes | memoryview, rows: bytes, old: SubBlockIndex
-) -> Recipe | None:
-    """Return a recipe for a chunk with these bytes and rows, None if none is worth it."""
-    bases: list[Chunk] = []
-    parts: list[int | Copy] = []
-    expected: _Place | None = None
-    for row in _rows(rows):
-        size = _size(row)
-        place = old.find(row, expected)
-        if place is not None and place.chunk not in bases and len(bases) == MAX_BASES:
-            place = None
-        if place is None:
-            _append_literal(parts, size)
-            expected = None
-            continue
-        if place.chunk not in bases:
-            bases.append(place.chunk)
-        _append_copy(parts, Copy(bases.index(place.chunk), place.offset, size))
-        expected = _Place(place.chunk, place.offset + size)
-    literal_bytes = _literal_bytes(parts)
-    if not bases or len(parts) > MAX_PARTS or literal_bytes > _WORTH_LITERAL * len(data):
+def _recipe(new: NewChunk, found: Sequence[Part], old: Sequence[Chunk]) -> Recipe | None:
+    """Return a recipe for a chunk that consists of these parts, None if it is not worth it."""
+    literal_bytes = sum(size for number, _, size in found if number < 0)
+    size_bytes = len(new.data)
+    if not 0 < len(found) <= MAX_PARTS or literal_bytes > _WORTH_LITERAL * size_bytes:
         return None
-    return Recipe(chunk_id, len(data), bases, parts, _packed_literal(data, parts))
-
-
-def _append_literal(parts: list[int | Copy], size: int) -> None:
-    last = parts[-1] if parts else None
-    if isinstance(last, int):
-        parts[-1] = last + size
-    else:
-        parts.append(size)
-
-
-def _append_copy(parts: list[int | Copy], copy: Copy) -> None:
-    last = parts[-1] if parts else None
-    if isinstance(last, Copy) and last.base == copy.base and last.offset + last.size == copy.offset:
-        parts[-1] = Copy(last.base, last.offset, last.size + copy.size)
-    else:
-        parts.append(copy)
+    places: dict[int, int] = {}
+    parts: list[int | Copy] = [
+        size if number < 0 else Copy(places.setdefault(number, len(places)), offset, size)
+        for number, offset, size in found
+    ]
+    bases = [old[number] for number in places]
+    return Recipe(new.id, size_bytes, bases, parts, _packed_literal(new.data, parts))
 
 
 def _packed_literal(data: bytes | memoryview, parts: Sequence[int | Copy]) -> bytes:
@@ -202,11 +169,3 @@ def _literal_bytes(parts: Iterable[int | Copy]) -> int:
 def cost_bytes(recipe: Recipe) -> int:
     """Return how many bytes following the recipe reads and builds."""
     return recipe.size + sum(base.size for base in recipe.bases)
-
-
-def _rows(rows: bytes) -> Iterable[bytes]:
-    return (rows[at : at + ROW_SIZE_BYTES] for at in range(0, len(rows), ROW_SIZE_BYTES))
-
-
-def _size(row: bytes) -> int:
-    return int.from_bytes(row[8:], "little")

@@ -76,17 +76,18 @@ def cut(data: Buffer, final: bool, kernel: str | None = None) -> list[memoryview
     return [view[start:end] for start, end in pairwise(ends)]
 
 
-def sub_blocks(chunk: Buffer, kernel: str | None = None) -> bytes:
+def sub_blocks(chunk: Buffer, *, fine: bool = False, kernel: str | None = None) -> bytes:
     """Return the rows of a chunk's sub-blocks, as ``format`` defines them.
 
     Args:
         chunk: at most ``MAX_SIZE_BYTES`` contiguous bytes.
+        fine: whether they are to be of 300 bytes, about, and not of 1.3 KiB.
         kernel: one of ``available_kernels()`` instead of the fastest.
 
     Raises:
         ValueError: the chunk is longer.
     """
-    return load_sub_block_kernel(kernel)(chunk)
+    return load_sub_block_kernel(kernel)(chunk, fine)
 
 
 class Chunker:

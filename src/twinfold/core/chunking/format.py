@@ -35,11 +35,12 @@ Two properties follow. Both windows lie inside the chunk, so whether and where i
 depend on what precedes it: boundaries meet again after an edit. And a chunk, cut as a file
 of its own, is one chunk.
 
-Sub-blocks. A chunk is cut further at its candidates. A sub-block starts at ``start``, and ``rest``
-bytes are left from there to the end of the chunk. Its length is the least that a candidate
-offers from ``MIN_SUB_BLOCK_BYTES`` to ``longest = min(MAX_SUB_BLOCK_BYTES, rest)``; ``longest``
-if there is none. A sub-block of ``n`` bytes is known by a hash: ``w[0], w[1], ...`` are its
-bytes as little-endian 64-bit words, the last one filled up with zeros; all modulo 2**64::
+Sub-blocks. A chunk is cut further, coarsely or finely, at positions with ``h[i]`` less than the
+grain's ``below``; the coarse ones are the candidates. A sub-block starts at ``start``, and
+``rest`` bytes are left from there to the end of the chunk. Its length is the least that such a
+position offers from the grain's ``shortest`` to ``longest = min(MAX_SUB_BLOCK_BYTES, rest)``;
+``longest`` if there is none. A sub-block of ``n`` bytes is known by a hash: ``w[0], w[1], ...``
+are its bytes as little-endian 64-bit words, the last one filled up with zeros; all modulo 2**64::
 
     x = (w[k] ^ (k + 1) * RANK_START) * RANK_STEP;  x = x ^ x >> 32
     s = s + x * RANK_END                            (for each k, from s = n)
@@ -54,6 +55,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import islice
+from typing import NamedTuple
 
 FORMAT_VERSION = 1
 
@@ -64,7 +66,16 @@ WINDOW_SIZE_BYTES = 16
 RANK_WINDOW_SIZE_BYTES = 64
 CANDIDATE_BELOW = 64
 
-MIN_SUB_BLOCK_BYTES = 256
+
+class Grain(NamedTuple):
+    """How densely a chunk is cut into sub-blocks: the hashes of candidates, the least bytes."""
+
+    below: int
+    shortest: int
+
+
+COARSE = Grain(CANDIDATE_BELOW, 256)
+FINE = Grain(256, 64)
 MAX_SUB_BLOCK_BYTES = 8 * 1024
 ROW_SIZE_BYTES = 10
 

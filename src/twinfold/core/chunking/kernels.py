@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Protocol
 
 from twinfold.core.chunking import python_scan
 from twinfold.core.chunking.format import (
+    COARSE,
+    FINE,
     MAX_SIZE_BYTES,
     MAX_SUB_BLOCK_BYTES,
     MIN_SIZE_BYTES,
-    MIN_SUB_BLOCK_BYTES,
 )
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ else:
 
 
 _ChooseLength = Callable[[memoryview], int]
-_CandidateLengths = Callable[[memoryview, int], list[int]]
+_CandidateLengths = Callable[[memoryview, int, int], list[int]]
 _HashSubBlock = Callable[[memoryview], int]
 
 _ROW = Struct("<QH")
@@ -68,7 +69,7 @@ def load_kernel(name: str | None = None) -> Kernel:
 class SubBlockKernel(Protocol):
     """One way to cut a chunk into sub-blocks."""
 
-    def __call__(self, chunk: Buffer) -> bytes:
+    def __call__(self, chunk: Buffer, fine: bool) -> bytes:
         """Return the rows of a chunk's sub-blocks."""
 
 
@@ -93,24 +94,25 @@ def load_sub_block_kernel(name: str | None = None) -> SubBlockKernel:
 
 
 def _compiled_sub_blocks(name: str) -> SubBlockKernel:
-    def sub_blocks(chunk: Buffer) -> bytes:
-        return _chunker.sub_blocks(chunk, name)
+    def sub_blocks(chunk: Buffer, fine: bool) -> bytes:
+        return _chunker.sub_blocks(chunk, fine, name)
 
     return sub_blocks
 
 
 def _sub_blocks(
-    candidate_lengths: _CandidateLengths, hash_sub_block: _HashSubBlock, chunk: Buffer
+    candidate_lengths: _CandidateLengths, hash_sub_block: _HashSubBlock, chunk: Buffer, fine: bool
 ) -> bytes:
     data = memoryview(chunk).cast("B")
     if len(data) > MAX_SIZE_BYTES:
         raise ValueError("a chunk is not longer than 96 KiB")
-    ends = candidate_lengths(data, MIN_SUB_BLOCK_BYTES) if len(data) > MIN_SUB_BLOCK_BYTES else []
+    below, shortest = FINE if fine else COARSE
+    ends = candidate_lengths(data, shortest, below) if len(data) > shortest else []
     rows = []
     start = at = 0
     while start < len(data):
         end = min(start + MAX_SUB_BLOCK_BYTES, len(data))
-        while at < len(ends) and ends[at] < start + MIN_SUB_BLOCK_BYTES:
+        while at < len(ends) and ends[at] < start + shortest:
             at += 1
         if at < len(ends) and ends[at] < end:
             end = ends[at]

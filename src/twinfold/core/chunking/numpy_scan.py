@@ -30,16 +30,17 @@ _UINT64 = 2**64 - 1
 def choose_length(reach: memoryview) -> int:
     """Return the length of the chunk that starts ``reach`` and is at most all of it."""
     data = np.frombuffer(reach, np.uint8)
-    lengths = _candidate_lengths(data, MIN_SIZE_BYTES)
+    lengths = _candidate_lengths(data, MIN_SIZE_BYTES, CANDIDATE_BELOW)
     if lengths.size == 0:
         return len(reach)
     windows = sliding_window_view(data, RANK_WINDOW_SIZE_BYTES)
     return int(lengths[_rank(windows[lengths - RANK_WINDOW_SIZE_BYTES]).argmin()])
 
 
-def candidate_lengths(reach: memoryview, shortest: int) -> list[int]:
-    """Return the lengths, from ``shortest`` on, that candidates offer."""
-    lengths: list[int] = _candidate_lengths(np.frombuffer(reach, np.uint8), shortest).tolist()
+def candidate_lengths(reach: memoryview, shortest: int, below: int) -> list[int]:
+    """Return the lengths, from ``shortest`` on, at which a hash is less than ``below``."""
+    found = _candidate_lengths(np.frombuffer(reach, np.uint8), shortest, below)
+    lengths: list[int] = found.tolist()
     return lengths
 
 
@@ -55,9 +56,9 @@ def hash_sub_block(piece: memoryview) -> int:
     return sum_ ^ sum_ >> 32
 
 
-def _candidate_lengths(data: NDArray[np.uint8], shortest: int) -> NDArray[np.intp]:
+def _candidate_lengths(data: NDArray[np.uint8], shortest: int, below: int) -> NDArray[np.intp]:
     hashes = _hash(data[shortest - WINDOW_SIZE_BYTES :])
-    return np.flatnonzero(hashes < CANDIDATE_BELOW) + shortest
+    return np.flatnonzero(hashes < below) + shortest
 
 
 def _hash(data: NDArray[np.uint8]) -> NDArray[np.uint16]:

@@ -25,11 +25,12 @@ def choose_length(reach: memoryview) -> int:
     def rank(length: int) -> int:
         return _rank_of(_RANK_WORDS.unpack_from(reach, length - RANK_WINDOW_SIZE_BYTES))
 
-    return min(candidate_lengths(reach, MIN_SIZE_BYTES), key=rank, default=len(reach))
+    lengths = candidate_lengths(reach, MIN_SIZE_BYTES, CANDIDATE_BELOW)
+    return min(lengths, key=rank, default=len(reach))
 
 
-def candidate_lengths(reach: memoryview, shortest: int) -> list[int]:
-    """Return the lengths, from ``shortest`` on, that candidates offer."""
+def candidate_lengths(reach: memoryview, shortest: int, below: int) -> list[int]:
+    """Return the lengths, from ``shortest`` on, at which a hash is less than ``below``."""
     gear = GEAR
     lengths = []
     hash_ = 0
@@ -37,7 +38,7 @@ def candidate_lengths(reach: memoryview, shortest: int) -> list[int]:
         hash_ = 2 * hash_ + gear[byte] & 0xFFFF
     for length, byte in enumerate(reach[shortest - 1 :], shortest):
         hash_ = 2 * hash_ + gear[byte] & 0xFFFF
-        if hash_ < CANDIDATE_BELOW:
+        if hash_ < below:
             lengths.append(length)
     return lengths
 

@@ -1,0 +1,3 @@
+def match_rows(
+    old: list[bytes], new: list[bytes], most_bases: int
+) -> list[list[tuple[int, int, int]]]: ...
