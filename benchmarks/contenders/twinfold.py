@@ -14,6 +14,7 @@ class Twinfold(Contender):
 
     name = "twinfold"
     program = "python3"
+    options: tuple[str, ...] = ()
     _server: Running
 
     @property
@@ -40,7 +41,15 @@ class Twinfold(Contender):
 
     def words(self, source: Path, port: int | None) -> list[str]:
         assert port is not None
-        return command(["client", source, "--once", "--json", *self._server_words(port)])
+        where = self._server_words(port)
+        return command(["client", source, "--once", "--json", *where, *self.options])
 
     def _server_words(self, port: int) -> list[str]:
         return ["--server", re.sub(r":\d+$", f":{port}", self._invite)]
+
+
+class TwinfoldZstd(Twinfold):
+    """twinfold that compresses all by zstd at level 1, however fast the network is."""
+
+    name = "twinfold-zstd"
+    options = ("--compress", "1")
