@@ -8,7 +8,9 @@ assert sys.platform != "win32"
 
 import asyncio
 import os
+import sqlite3
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -153,6 +155,43 @@ async def test_a_foreign_change_of_times_is_read_once(scratch: Path) -> None:
         assert len(rig.messages) == 2
         await check(rig)
         assert len(rig.messages) == 2
+
+
+@pytest.mark.parametrize("column", ["mode", "mtime_ns"])
+@pytest.mark.parametrize("deep", [False, True])
+async def test_a_file_that_nobody_touched_keeps_what_it_has(
+    scratch: Path, column: str, deep: bool
+) -> None:
+    """Its ctime is as recorded: then the index says something else for being damaged."""
+    with Rig(scratch) as rig:
+        rig.apply([put(b"f", b"1")], [b"1"])
+        rig.committer.settle()
+        before = rig.tree()
+    spoil(scratch, f"UPDATE nodes SET {column} = 128 WHERE name = CAST('f' AS BLOB)")
+    with Rig(scratch) as rig:
+        await check(rig, deep=deep)
+        assert rig.tree() == before
+
+
+@pytest.mark.parametrize("column", ["mode", "mtime_ns"])
+async def test_attributes_of_a_directory_are_compared_with_the_source(
+    scratch: Path, column: str
+) -> None:
+    """Nothing tells whether it was changed or the index damaged, so the client looks, too."""
+    with Rig(scratch) as rig:
+        rig.apply([MakeDirectory(b"d", 0o755, 1)])
+        rig.committer.settle()
+        session = rig.index.session()
+    spoil(scratch, f"UPDATE nodes SET {column} = 448 WHERE name = CAST('d' AS BLOB)")
+    with Rig(scratch) as rig:
+        await check(rig)
+        with pytest.raises(DriftError, match="an entry was changed"):
+            check_epoch(rig.index.session(), session.epoch)
+
+
+def spoil(folder: Path, statement: str) -> None:
+    with closing(sqlite3.connect(folder / ".twinfold" / "index.sqlite")) as index, index:
+        assert index.execute(statement).rowcount == 1
 
 
 async def test_harmless_changes_are_not_mentioned(scratch: Path) -> None:

@@ -50,6 +50,18 @@ def differs(node: Node, looked: Looked) -> bool:
     return node.kind is Kind.FILE and (node.size, node.ctime_ns) != (looked.size, looked.ctime_ns)
 
 
+def is_untouched(node: Node, looked: Looked) -> bool:
+    """Tell whether a file is as it was left: no bit and time was set since.
+
+    If it differs all the same, then by what the disk made of it, or by what became of the index.
+    """
+    return (
+        node.kind is looked.kind is Kind.FILE
+        and node.inode == looked.inode
+        and (node.size, node.ctime_ns) == (looked.size, looked.ctime_ns)
+    )
+
+
 def is_another(node: Node, looked: Looked) -> bool:
     """Tell whether something else stands there, as far as can be told without reading."""
     if node.kind is not looked.kind:

@@ -249,6 +249,7 @@ class DriftChecker:
         """Look at suspects again, and have what is drift set right."""
         kept: list[Node] = []
         lost: list[Case] = []
+        unproven: list[Case] = []
         found: list[Case] = []
         for attempt in range(_TRIES):
             if not group:
@@ -262,6 +263,7 @@ class DriftChecker:
             outcome = await self._pending.in_commit_thread(set_right)
             kept += outcome.kept
             lost += outcome.lost
+            unproven += outcome.unproven
             found += outcome.found
             group = outcome.again
         self._tell(found)
@@ -269,8 +271,8 @@ class DriftChecker:
             for case in found:
                 report(Difference(case.path, describe(case)))
         kept = await self._take_in(kept, time.monotonic() + _TAKE_IN_FIRST_S)
-        if lost:
-            await self._forget(lost)
+        if lost or unproven:
+            await self._forget(lost, unproven)
         await self._take_in(kept, float("inf"))
 
     def _read_cases(self, cases: Sequence[Case]) -> list[Case]:
@@ -303,10 +305,10 @@ class DriftChecker:
         with self._index.transaction() as work:
             record(work, group, ids)
 
-    async def _forget(self, lost: Sequence[Case]) -> None:
+    async def _forget(self, lost: Sequence[Case], unproven: Sequence[Case]) -> None:
         pending = self._pending
         async with pending.committing, pending.beginning:
-            forget = functools.partial(self._healer.forget, lost)
+            forget = functools.partial(self._healer.forget, lost, unproven)
             paths = await pending.in_commit_thread(forget)
             if paths:
                 await pending.drop(DriftError(drift_text(len(paths))))

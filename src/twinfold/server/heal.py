@@ -2,7 +2,9 @@
 
 Whatever was found in a place that is not its own goes to the attic. Attributes are given
 again. What is missing then is forgotten by the index, in one step with the session's end, so
-that the client finds another revision than its own and sends it again.
+that the client finds another revision than its own and sends it again. A ctime shows whether a
+file was touched since it got its attributes; of a directory only the index says what they were,
+and an index can be damaged, so the client is asked to compare these, too.
 
 All of this runs in the committing thread.
 """
@@ -17,7 +19,14 @@ import msgspec
 from twinfold.core import session as rules
 from twinfold.model import Kind
 from twinfold.server.commit import Committer
-from twinfold.server.differences import Case, Suspect, describe, differs, is_another
+from twinfold.server.differences import (
+    Case,
+    Suspect,
+    describe,
+    differs,
+    is_another,
+    is_untouched,
+)
 from twinfold.storage.interface import (
     ATTIC,
     TREE,
@@ -40,11 +49,13 @@ class Outcome(NamedTuple):
     """What became of some cases.
 
     ``kept`` are nodes now in the attic, ``lost`` the cases whose entry the tree no longer has,
-    ``again`` those that changed meanwhile, ``found`` the cases that were set right.
+    ``unproven`` directories that got the attributes which the index alone vouches for, ``again``
+    those that changed meanwhile, ``found`` the cases that were set right.
     """
 
     kept: list[Node]
     lost: list[Case]
+    unproven: list[Case]
     again: list[Suspect]
     found: list[Case]
 
@@ -84,7 +95,7 @@ class Healer:
             return (node is None) != (looked is None)
         if self._accepted.get(node.id) == (node, looked):
             return False
-        return suspect.deep or differs(node, looked)
+        return suspect.deep or (differs(node, looked) and not is_untouched(node, looked))
 
     def _names(self, suspect: Suspect) -> list[bytes] | None:
         """Return the names that lead to a suspect; None if it is not in the tree any more."""
@@ -101,7 +112,7 @@ class Healer:
         Raises:
             OSError: the disk does not let us.
         """
-        outcome = Outcome([], [], [], [])
+        outcome = Outcome([], [], [], [], [])
         repaired: list[int] = []
 
         def decide(work: IndexTransaction) -> list[Step]:
@@ -129,11 +140,11 @@ class Healer:
                     self._accepted.clear()
                 self._accepted[node_id] = node, looked
 
-    def forget(self, lost: Sequence[Case]) -> list[bytes]:
+    def forget(self, lost: Sequence[Case], unproven: Sequence[Case]) -> list[bytes]:
         """Forget entries that the tree does not have, and end the session's epoch.
 
         Returns:
-            The paths of those that are still not there.
+            The paths of those that are still not there; if there are none, of those unproven.
 
         Raises:
             OSError: the disk does not let us.
@@ -149,6 +160,8 @@ class Healer:
                 paths.append(case.path)
                 directories[node.parent] = None
                 work.forget(node.id)
+            if not paths:
+                paths.extend(case.path for case in unproven)
             if paths:
                 session = rules.drift(self._index.session(), len(paths), self._now_ns())
                 work.save_session(session)
@@ -237,7 +250,9 @@ class _Decision:
         if node.kind is Kind.DIRECTORY:
             self._directories[node.id] = None
             self.repaired.append(node.id)
-        elif node.kind is Kind.FILE and differs(node, looked):
+            if describe(case):
+                self._outcome.unproven.append(case)
+        elif node.kind is Kind.FILE and differs(node, looked) and not is_untouched(node, looked):
             location = Location(node.parent, node.name)
             self._steps.append(Attributes(node.id, Kind.FILE, location, node.mode, node.mtime_ns))
             self.repaired.append(node.id)
