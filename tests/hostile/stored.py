@@ -3,7 +3,9 @@
 python -m tests.hostile.stored SEED CASES
 
 Whatever the files hold, a side ends with one clear line, or goes on and becomes equal; nothing
-that the destination or its attic had is lost. After a line the file is put back as it was.
+that the destination or its attic had is lost. After a line the file is put back as it was. A
+client whose state names another source folder than there is may wait for somebody to say that
+this is meant.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from tests.crash.asking import says_in_sync
 from tests.crash.launching import Launcher
 from tests.crash.site import SIDES
 from tests.e2e.fixtures import remove
-from tests.e2e.harness import LIMIT_S, STOP_LIMIT_S, Pair, Running
+from tests.e2e.harness import LIMIT_S, STOP_LIMIT_S, Pair, Running, run
 from tests.e2e.trees import make_small_files, snapshot
 from tests.hostile.mutations import EXTREMES, NAMES, mutate_bytes
 from tests.torture.outcome import Failure
@@ -227,6 +229,7 @@ class Stored:
             self._judge(pair.server)
             return False
         pair.start_client()
+        is_released = False
         deadline_s = time.monotonic() + LIMIT_S
         while True:
             assert time.monotonic() < deadline_s, pair.client.describe() + pair.server.describe()
@@ -236,7 +239,18 @@ class Stored:
                     return False
             if asyncio.run(says_in_sync(self.pair)):
                 return True
+            if not is_released and self._waits_for_somebody():
+                is_released = True
+                self.counts["released"] += 1
+                released = run("release", pair.source, state=pair.client_state)
+                assert released.code == 0, released
             time.sleep(_PAUSE_S)
+
+    def _waits_for_somebody(self) -> bool:
+        """Tell whether the client waits to be told that the source's folder is the right one."""
+        reasons = [str(event["reason"]) for event in self.pair.client.events("waiting")]
+        is_waiting = any(reason.startswith("another folder than before") for reason in reasons)
+        return is_waiting and self._spoilt.name.startswith("state.sqlite")
 
     @staticmethod
     def _judge(running: Running) -> None:
