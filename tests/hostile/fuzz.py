@@ -28,6 +28,8 @@ MOST_SECONDS = 5.0
 """For one input; a slow machine included."""
 
 MOST_GROWTH_BYTES = 300 << 20
+LARGEST_BYTES = 1 << 20
+"""More than the longest list of chunks that a frame may have."""
 _PACKAGE = str(Path(twinfold.__file__).parent)
 _KEPT = 300
 _MINIMISE = 400
@@ -78,6 +80,9 @@ class Fuzzer:
         is_typed = self.decoder.is_packed and self._random.random() < 0.6
         spoil = mutate_packed if is_typed else mutate_bytes
         data = spoil(self._random, chosen, self.corpus)
+        if len(data) > LARGEST_BYTES:
+            # A list repeated so often does not come through to any decoder.
+            data = mutate_bytes(self._random, chosen, self.corpus)
         before = len(self.lines.seen)
         self._try(data)
         if len(self.lines.seen) > before and len(self.corpus) < _KEPT:

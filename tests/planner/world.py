@@ -87,6 +87,7 @@ class World:
         self._placed: set[bytes] = set()
         self._kept: set[bytes] = set()
         self._use_bases = True
+        self._is_broken_off = False
         self._start_client()
 
     def _start_client(self) -> None:
@@ -122,8 +123,11 @@ class World:
     def pass_once(self, *, only_names: bool = False) -> int:
         """Scan and deliver everything, whatever goes wrong; return how many changes were sent.
 
-        A scan that was broken off is not repeated; it returns -1.
+        A scan that was broken off is not repeated; it returns -1. The next one looks at
+        everything, as that of a client does which has to find its place.
         """
+        only_names = only_names and not self._is_broken_off
+        self._is_broken_off = True
         self._kept |= self.receiver.kept()
         touched, self.folder = self.folder.touched, Folder(self.root)
         before = rows_of(self.state)
@@ -142,6 +146,7 @@ class World:
             self.counts["lost places"] += 1
             self._begin_session()
             return -1
+        self._is_broken_off = False
         self._use_bases = True
         if len(self._meanwhile) == meanwhile:
             assert not scan.retry

@@ -398,7 +398,7 @@ async def test_suspicion_raised_by_reuse_is_looked_into(scratch: Path) -> None:
         rig.committer.settle()
         rot(rig, scratch / "f")
         suspected: set[int] = set()
-        rig.stager._suspect = suspected.add
+        rig.stager._old._suspect = suspected.add
         assert rig.stage([put(b"h", data)]).wanted
         [node] = suspected
         async with Checking(rig) as checking:

@@ -6,7 +6,7 @@ All of this runs in one thread, so that staged files have one writer.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 
 from twinfold.core.chunking import chunk_id
@@ -23,7 +23,8 @@ from twinfold.model import (
     PutFile,
     Recipe,
 )
-from twinfold.server.lack import NO_ROOM, OUT_OF_DESCRIPTORS, lack_of
+from twinfold.server.lack import NO_ROOM, lack_of
+from twinfold.server.old_content import OldContent
 from twinfold.server.recipes import built
 from twinfold.server.staged import (
     StagedBatch,
@@ -33,10 +34,10 @@ from twinfold.server.staged import (
     fit,
     upload_name,
 )
-from twinfold.storage.interface import Forest, Index, NewFile, Source, StagedFile, Staging
+from twinfold.storage.interface import Forest, Index, NewFile, StagedFile, Staging
 
-_OPEN_SOURCES = 16
 _OPEN_FILES = 64
+_GROUP_RECIPES = 32
 _MANIFEST_PAGE = 4_096
 
 
@@ -69,18 +70,15 @@ class Stager:
         run_name: str,
         suspect: Callable[[int], None] = lambda _node: None,
     ) -> None:
-        self._suspect = suspect
         self._index = index
         self._staging = staging
-        self._forest = forest
-        self._forest_lock = forest_lock
+        self._old = OldContent(index, forest, forest_lock, suspect)
         self._run_name = run_name.encode()
         self._names = 0
         self._uploads: dict[bytes, Upload] = {}
         self._stopped: set[bytes] = set()
         self._leftovers: list[bytes] = []
         self._files: OrderedDict[bytes, StagedFile] = OrderedDict()
-        self._sources: OrderedDict[int, Source] = OrderedDict()
 
     def begin(
         self,
@@ -128,7 +126,7 @@ class Stager:
             )
             batch.chunks = frozenset(batch.wanted)
             batch.promised = batch.chunks & promised
-            self.reuse(batch, batch.chunks - promised)
+            self.reuse(batch, [chunk for chunk in batch.wanted if chunk not in promised])
         except BaseException:
             self._uploads = uploads
             self._staging.discard(batch.names)
@@ -250,63 +248,22 @@ class Stager:
         """Take chunks from what DEST holds, each verified as it is read."""
         chunk_ids = [chunk for chunk in chunk_ids if chunk in batch.wanted]
         known = self._index.known_chunks(chunk_ids)
-        try:
-            for chunk in chunk_ids:
-                if chunk in known:
-                    self._reuse_chunk(batch, chunk)
-        finally:
-            self._close_sources()
-
-    def _reuse_chunk(self, batch: StagedBatch, chunk: bytes) -> None:
-        targets = batch.wanted.get(chunk)
-        if targets is None:
-            return
-        wanted = Chunk(chunk, batch.sizes[chunk])
-        if all(self._is_in_place(staged, offset, wanted) for staged, offset in targets):
-            del batch.wanted[chunk]
-            return
-        data = self._read_anywhere(wanted)
-        if data is not None:
-            self._write(batch, {wanted.id: data})
+        held = [Chunk(chunk, batch.sizes[chunk]) for chunk in chunk_ids if chunk in known]
+        missing: list[Chunk] = []
+        for chunk in held:
+            targets = batch.wanted[chunk.id]
+            if all(self._is_in_place(staged, offset, chunk) for staged, offset in targets):
+                del batch.wanted[chunk.id]
+            else:
+                missing.append(chunk)
+        with self._old:
+            for pieces in self._old.read_all(missing):
+                self._write(batch, pieces)
 
     def _is_in_place(self, staged: StagedChange, offset: int, chunk: Chunk) -> bool:
         return offset < staged.offset + staged.kept_bytes and self._open_file(staged.name).holds(
             offset, chunk
         )
-
-    def _read_anywhere(self, chunk: Chunk) -> bytes | None:
-        for place in self._index.places(chunk.id):
-            try:
-                data = self._source(place.node).read(place.offset, place.size)
-            except OSError as error:
-                if error.errno in OUT_OF_DESCRIPTORS:
-                    raise
-                if not isinstance(error, PermissionError):
-                    self._suspect(place.node)
-                continue
-            if len(data) == chunk.size and chunk_id(data) == chunk.id:
-                return data
-            self._suspect(place.node)
-        return None
-
-    def _source(self, node: int) -> Source:
-        source = self._sources.get(node)
-        if source is not None:
-            return source
-        with self._forest_lock:
-            located = self._index.locate(node)
-            if located is None:
-                raise FileNotFoundError
-            source = self._forest.open_source(*located)
-        self._sources[node] = source
-        if len(self._sources) > _OPEN_SOURCES:
-            self._sources.popitem(last=False)[1].close()
-        return source
-
-    def _close_sources(self) -> None:
-        for source in self._sources.values():
-            source.close()
-        self._sources.clear()
 
     def store(
         self,
@@ -335,17 +292,15 @@ class Stager:
             ProtocolError: a recipe is for a chunk of another size than announced.
         """
         pieces: dict[bytes, bytes | memoryview] = {}
-        try:
-            for recipe in recipes:
-                if recipe.id not in batch.wanted:
-                    continue
-                if recipe.size != batch.sizes[recipe.id]:
-                    raise ProtocolError("a recipe is for another size than announced", 422)
-                data = built(recipe, self._read_anywhere)
-                if data is not None:
-                    pieces[recipe.id] = data
-        finally:
-            self._close_sources()
+        with self._old:
+            for group in _groups([r for r in recipes if r.id in batch.wanted]):
+                self._old.fetch(base for recipe in group for base in recipe.bases)
+                for recipe in group:
+                    if recipe.size != batch.sizes[recipe.id]:
+                        raise ProtocolError("a recipe is for another size than announced", 422)
+                    data = built(recipe, self._old.read)
+                    if data is not None:
+                        pieces[recipe.id] = data
         self._write(batch, pieces)
 
     def _write(self, batch: StagedBatch, pieces: Mapping[bytes, bytes | memoryview]) -> None:
@@ -471,6 +426,10 @@ class Stager:
         except OSError:
             return  # They are in nobody's way, and go with the next ones.
         self._leftovers = []
+
+
+def _groups(recipes: Sequence[Recipe]) -> Iterator[Sequence[Recipe]]:
+    return (recipes[at : at + _GROUP_RECIPES] for at in range(0, len(recipes), _GROUP_RECIPES))
 
 
 def _name(staged: StagedChange) -> bytes:

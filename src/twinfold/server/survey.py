@@ -207,6 +207,9 @@ class _Counted:
         self._count(len(data))
         return data
 
+    def fetch(self, offset: int, size_bytes: int) -> None:
+        self._source.fetch(offset, size_bytes)
+
     def close(self) -> None:
         self._source.close()
 

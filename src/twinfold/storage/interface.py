@@ -392,6 +392,9 @@ class Source(Protocol):
     def read(self, offset: int, size_bytes: int) -> bytes:
         """Return up to so many bytes from ``offset`` on."""
 
+    def fetch(self, offset: int, size_bytes: int) -> None:
+        """Have the system bring so many bytes into memory, where it takes such hints."""
+
     def close(self) -> None:
         """Let go of the file."""
 

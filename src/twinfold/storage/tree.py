@@ -15,7 +15,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from twinfold.core.times import kept_time_ns
 from twinfold.model import PERMISSION_BITS, RESERVED_ROOT_NAME, Kind
@@ -59,6 +59,12 @@ class Source:
     def read(self, offset: int, size_bytes: int) -> bytes:
         """Return up to so many bytes from ``offset`` on."""
         return os.pread(self._fd, size_bytes, offset)
+
+    def fetch(self, offset: int, size_bytes: int) -> None:
+        """Have the system bring so many bytes into memory, where it takes such hints."""
+        if sys.platform == "linux":
+            with suppress(OSError):
+                os.posix_fadvise(self._fd, offset, size_bytes, os.POSIX_FADV_WILLNEED)
 
     def close(self) -> None:
         """Let go of the file."""
