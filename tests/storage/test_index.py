@@ -196,6 +196,23 @@ def test_names_change_hands_in_one_transaction(tmp_path: Path) -> None:
     index.close()
 
 
+def test_a_node_is_located_from_its_root_down(tmp_path: Path) -> None:
+    """However deep it is; a root lies in itself, and what hangs in the air nowhere."""
+    index = open_index(tmp_path / "index.sqlite")
+    nodes = new_ids(index, 300)
+    names = [b"%d" % number for number in range(len(nodes))]
+    above = [ATTIC, *nodes]
+    chain = zip(nodes, above, names, strict=False)
+    save_all(
+        index, [Node(n, p, name, Kind.DIRECTORY, 0, 0, 0, b"", b"", 0, 0) for n, p, name in chain]
+    )
+    save_all(index, [file_node(900, 899, b"f")])
+    assert index.locate(nodes[-1]) == (ATTIC, names)
+    assert index.locate(TREE) == (TREE, [])
+    assert index.locate(900) is None
+    index.close()
+
+
 def test_what_is_forgotten_takes_along_what_is_below(tmp_path: Path) -> None:
     """Nodes, chunk places and attic records; ids are never given twice."""
     index = open_index(tmp_path / "index.sqlite")

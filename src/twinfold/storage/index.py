@@ -357,14 +357,10 @@ class SqlIndex:
 
     def locate(self, node_id: int) -> tuple[int, list[bytes]] | None:
         """Return (root, names from the root down) of a node, if it is known."""
-        names: list[bytes] = []
-        while node_id not in (TREE, STAGING, ATTIC):
-            location = self.location(node_id)
-            if location is None:
-                return None
-            node_id = location.directory
-            names.append(location.name)
-        return node_id, names[::-1]
+        rows = self._read(self._statements.above, (node_id,))
+        if not rows or rows[-1][0] not in (TREE, STAGING, ATTIC):
+            return None
+        return rows[-1][0], [name for _, name in rows[-2::-1]]
 
     def find_content(self, content: bytes) -> int | None:
         """Return a file node with this content id, if one is known."""

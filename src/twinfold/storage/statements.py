@@ -74,6 +74,11 @@ class Statements:
         self.parent = self._compile(
             select(nodes.c.parent, nodes.c.name).where(nodes.c.id == bindparam("id"))
         )
+        columns = nodes.c.id, nodes.c.name, nodes.c.parent
+        first = select(*columns).where(nodes.c.id == bindparam("id")).cte("above", recursive=True)
+        above = first.union_all(select(*columns).join(first, nodes.c.id == first.c.parent))
+        self.above = self._compile(select(above.c.id, above.c.name))
+        """A node and the directories above it, upwards."""
         self.find_content = self._compile(
             select(nodes.c.id).where(
                 nodes.c.content == bindparam("content"), nodes.c.size > text("98304")
