@@ -8,6 +8,7 @@ from tests.planted.suites import HOSTILE_CLIENT
 RECIPES = "tests/server/test_recipes.py"
 RECEIVE = "tests/server/test_receive.py"
 STAGE = "tests/server/test_stage.py"
+OLD_CONTENT = "tests/server/test_old_content.py"
 WIRE = "tests/e2e/test_wire.py"
 
 SERVER_FAULTS = (
@@ -29,12 +30,36 @@ SERVER_FAULTS = (
         "10",
         (
             Edit(
-                "server/stage.py",
-                "            if len(data) == chunk.size and chunk_id(data) == chunk.id:",
-                "            if len(data) == chunk.size:",
+                "server/old_content.py",
+                "        if len(data) == chunk.size and chunk_id(data) == chunk.id:",
+                "        if len(data) == chunk.size:",
             ),
         ),
         (STAGE,),
+    ),
+    Fault(
+        "what follows reused content not compared",
+        "10",
+        (
+            Edit(
+                "server/old_content.py",
+                "                if len(piece) != chunk.size or chunk_id(piece) != chunk.id:",
+                "                if len(piece) != chunk.size:",
+            ),
+        ),
+        (OLD_CONTENT,),
+    ),
+    Fault(
+        "what was read ahead is not let go of",
+        "12",
+        (
+            Edit(
+                "server/old_content.py",
+                "            source.close()\n        self._sources",
+                "            pass\n        self._sources",
+            ),
+        ),
+        (OLD_CONTENT,),
     ),
     Fault(
         "a recipe's result is not compared",
@@ -274,6 +299,35 @@ SERVER_FAULTS = (
                 "server/heal.py",
                 "        looked = self._forest.look_at(TREE, case.names)\n        if node",
                 "        looked = case.looked\n        if node",
+            ),
+        ),
+        ("tests/server/test_drift.py",),
+    ),
+    Fault(
+        "a file that nobody touched is set right",
+        "18",
+        (
+            Edit(
+                "server/heal.py",
+                "return suspect.deep or (differs(node, looked) and not is_untouched(node, looked))",
+                "return suspect.deep or differs(node, looked)",
+            ),
+            Edit(
+                "server/heal.py",
+                " and differs(node, looked) and not is_untouched(node, looked):",
+                " and differs(node, looked):",
+            ),
+        ),
+        ("tests/server/test_drift.py",),
+    ),
+    Fault(
+        "a directory's attributes are not compared with the source's",
+        "18",
+        (
+            Edit(
+                "server/heal.py",
+                "                self._outcome.unproven.append(case)\n",
+                "                pass\n",
             ),
         ),
         ("tests/server/test_drift.py",),

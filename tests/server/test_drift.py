@@ -433,10 +433,12 @@ async def test_times_that_the_disk_cannot_hold_are_no_drift(scratch: Path, chang
     """They are given again once, and then taken as they are."""
     with Rig(scratch, BlindForest) as rig:
         rig.apply([change], [b"1"])
+        session = rig.index.session()
         async with Checking(rig) as checking:
             await checking.checker.check()
             told = len(rig.messages)
             intents = rig.committer.is_settled
             await checking.checker.check()
             assert (len(rig.messages), rig.committer.is_settled) == (told, intents)
+        assert rig.index.session() == session
         assert set(rig.tree()) == {b"coarse"}

@@ -125,11 +125,19 @@ class Healer:
         self._committer.adjust(decide)
         if repaired:
             self._committer.settle()
-            self._accept(repaired)
+            accepted = self._accept(repaired)
+            outcome.unproven[:] = [
+                case for case in outcome.unproven if case.node and case.node.id not in accepted
+            ]
         return outcome
 
-    def _accept(self, nodes: Sequence[int]) -> None:
-        """Learn what the file system made of attributes that it cannot hold as they are."""
+    def _accept(self, nodes: Sequence[int]) -> set[int]:
+        """Learn what the file system made of attributes that it cannot hold as they are.
+
+        Returns:
+            The nodes whose attributes are such.
+        """
+        accepted: set[int] = set()
         for node_id in nodes:
             node, located = self._index.node(node_id), self._index.locate(node_id)
             if node is None or located is None:
@@ -139,6 +147,8 @@ class Healer:
                 if len(self._accepted) >= _MOST_ACCEPTED:
                     self._accepted.clear()
                 self._accepted[node_id] = node, looked
+                accepted.add(node_id)
+        return accepted
 
     def forget(self, lost: Sequence[Case], unproven: Sequence[Case]) -> list[bytes]:
         """Forget entries that the tree does not have, and end the session's epoch.
