@@ -355,15 +355,28 @@ static uint64_t hash_sub_block(const uint8_t *bytes, size_t size) {
     return sum ^ sum >> 32;
 }
 
+static size_t lowest_bit(uint64_t bits) {
+#if defined(__GNUC__) || defined(__clang__)
+    return (size_t)__builtin_ctzll(bits);
+#else
+    size_t number = 0;
+    for (; (bits & 1) == 0; bits >>= 1)
+        number++;
+    return number;
+#endif
+}
+
 /* The first marked position from `from` to `to`, `to` + 1 if there is none. */
 static size_t next_mark(const uint64_t *marks, size_t from, size_t to) {
-    for (size_t i = from; i <= to; i++) {
-        if (i % 64 == 0 && marks[i / 64] == 0)
-            i += 63;
-        else if (marks[i / 64] >> i % 64 & 1)
-            return i;
+    size_t word = from / 64;
+    uint64_t rest = marks[word] & UINT64_MAX << from % 64;
+    while (rest == 0) {
+        if (++word > to / 64)
+            return to + 1;
+        rest = marks[word];
     }
-    return to + 1;
+    size_t found = word * 64 + lowest_bit(rest);
+    return found <= to ? found : to + 1;
 }
 
 static size_t sub_block_length(grain by, const uint64_t *marks, size_t start,
