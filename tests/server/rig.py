@@ -30,6 +30,7 @@ from twinfold.storage.interface import (
     Forest,
     Location,
     Looked,
+    Opener,
     Performed,
     Source,
     Staging,
@@ -77,6 +78,9 @@ class ForestWrapper:
 
     def __init__(self, forest: Forest) -> None:
         self.forest = forest
+
+    def opener(self, locate: Callable[[int], Location | None]) -> Opener:
+        return self.forest.opener(locate)
 
     def open_source(self, root: int, names: Sequence[bytes]) -> Source:
         return self.forest.open_source(root, names)

@@ -6,17 +6,20 @@ import sys
 
 assert sys.platform != "win32"
 
+import errno
 import os
 import random
-from collections.abc import Sequence
+import resource
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 from tests.server.rig import Rig, chunks_of, put
-from twinfold.model import Change, Chunk
-from twinfold.server.old_content import OldContent
-from twinfold.storage.interface import Place
+from twinfold.model import Change, Chunk, MakeDirectory, Move
+from twinfold.server.old_content import OldContent, windows
+from twinfold.storage.interface import TREE, Place
 
 
 def contents(count: int, size: int) -> list[bytes]:
@@ -122,3 +125,136 @@ def test_what_is_nowhere_is_nothing(tmp_path: Path) -> None:
         assert found == {mine.id: one}
         assert set(suspected) <= {n.id for n in rig.index.children(1) if n.name != b"1"}
         assert suspected
+
+
+def rot(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.write(b"rotten")
+
+
+@pytest.mark.parametrize("copies", [1, 2])
+def test_what_rots_after_it_was_fetched_is_not_used(tmp_path: Path, copies: int) -> None:
+    """It is suspected; the chunk is read elsewhere, or is nothing."""
+    [data] = contents(1, 20_000)
+    [wanted] = chunks_of(data)
+    with Rig(tmp_path) as rig:
+        fill(rig, [data] * copies)
+        first = rig.index.places(wanted.id)[0].node
+        name = next(node.name for node in rig.index.children(TREE) if node.id == first)
+        suspected: list[int] = []
+        with reader(rig, suspected) as old:
+            old.fetch([wanted])
+            rot(tmp_path / os.fsdecode(name))
+            assert old.read(wanted) == (data if copies > 1 else None)
+        assert suspected == [first]
+
+
+def test_what_was_fetched_is_read_whatever_becomes_of_its_name(tmp_path: Path) -> None:
+    """Moved, replaced or deleted, by steps or by others: it is read, and nothing suspected."""
+    files = contents(3, 20_000)
+    chunks = [chunk for data in files for chunk in chunks_of(data)]
+    with Rig(tmp_path) as rig:
+        fill(rig, files)
+        suspected: list[int] = []
+        with reader(rig, suspected) as old:
+            old.fetch(chunks)
+            rig.apply([Move(b"0", b"moved"), put(b"0", b"new")], [b"new"])
+            (tmp_path / "other").write_bytes(b"other")
+            (tmp_path / "other").rename(tmp_path / "1")
+            (tmp_path / "2").unlink()
+            assert [old.read(chunk) for chunk in chunks] == files
+        assert suspected == []
+
+
+def test_what_was_fetched_is_not_looked_up_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However often it is read: many recipes may have the same base."""
+    [data] = contents(1, 20_000)
+    [wanted] = chunks_of(data)
+    with Rig(tmp_path) as rig:
+        fill(rig, [data])
+        looked_up = [rig.index.places(wanted.id)]
+        monkeypatch.setattr(rig.index, "places", lambda _chunk: looked_up.pop())
+        with reader(rig, []) as old:
+            old.fetch([wanted, wanted])
+            assert [old.read(wanted), old.read(wanted)] == [data, data]
+
+
+def fill_directories(rig: Rig, files: Sequence[bytes]) -> list[Chunk]:
+    """Put each file into a directory of its own; return their chunks."""
+    for n, data in enumerate(files):
+        folder = b"%d" % n
+        rig.apply(
+            [MakeDirectory(folder, 0o755, 1), MakeDirectory(folder + b"/b", 0o755, 1)],
+        )
+        rig.apply([put(folder + b"/b/f", data)], [data])
+    rig.committer.settle()
+    return [chunk for data in files for chunk in chunks_of(data)]
+
+
+def test_directories_do_not_stay_open(tmp_path: Path) -> None:
+    """Neither for long, nor many at a time."""
+    files = contents(100, 2_000)
+    with Rig(tmp_path) as rig:
+        wanted = fill_directories(rig, files)
+        before = descriptors()
+        most = 0
+        with reader(rig, []) as old:
+            for chunk, data in zip(wanted, files, strict=True):
+                assert old.read(chunk) == data
+                most = max(most, descriptors())
+        assert 100 < most - before <= 128
+        assert descriptors() == before
+
+
+@contextmanager
+def descriptors_left(count: int) -> Iterator[None]:
+    """Let this process open so many files and no more."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (2 * descriptors() + 256, limits[1]))
+    held = []
+    try:
+        with suppress(OSError):
+            while True:
+                held.append(os.open(os.devnull, os.O_RDONLY))
+        for fd in held[:count]:
+            os.close(fd)
+        del held[:count]
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        for fd in held:
+            os.close(fd)
+
+
+def test_what_is_open_ahead_is_let_go_of_where_descriptors_lack(tmp_path: Path) -> None:
+    """Only if not even one file can be opened is that an error."""
+    files = contents(60, 2_000)
+    with Rig(tmp_path) as rig:
+        wanted = fill_directories(rig, files)
+        suspected: list[int] = []
+        with reader(rig, suspected) as old, descriptors_left(6):
+            found = [bytes(d) for group in old.read_all(wanted) for d in group.values()]
+        with (
+            reader(rig, suspected) as old,
+            descriptors_left(1),
+            pytest.raises(OSError) as caught,  # noqa: PT011
+        ):
+            old.read(wanted[0])
+        assert caught.value.errno == errno.EMFILE
+        assert found == files
+        assert suspected == []
+
+
+def test_a_window_is_bounded_by_what_is_needed_for_it() -> None:
+    """By chunks and by bytes; what alone is over a bound goes alone."""
+    small, large = Chunk(b"small", 1), Chunk(b"large", 96 * 1024)
+    items = [[small] * 8] * 50 + [[large] * 8] * 50 + [[large] * 40] + [[]] * 10
+    grouped = list(windows(items, lambda chunks: chunks))
+    assert [item for group in grouped for item in group] == items
+    for group in grouped:
+        chunks = [chunk for item in group for chunk in item]
+        assert group == [[large] * 40] or len(chunks) <= 32
+        assert group == [[large] * 40] or sum(chunk.size for chunk in chunks) <= 2 << 20
+    assert len(grouped) < 60

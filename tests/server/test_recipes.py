@@ -16,7 +16,7 @@ from tests.server.rig import Rig, chunks_of, put
 from twinfold.core.chunking import chunk_id, sub_blocks
 from twinfold.core.recipes import NewChunk, write_recipes
 from twinfold.errors import ProtocolError
-from twinfold.model import Chunk, Copy, Delete, Recipe
+from twinfold.model import Chunk, Copy, Delete, MakeDirectory, Recipe
 from twinfold.server.staged import StagedBatch
 
 OLD = random.Random(1).randbytes(30_000)
@@ -55,6 +55,34 @@ def test_a_chunk_is_built_out_of_the_attic(tmp_path: Path) -> None:
         rig.apply([Delete(b"f")])
         rig.commit(stage(rig, recipe()))
     assert (tmp_path / "f").read_bytes() == NEW
+
+
+def test_many_chunks_are_built_at_once(tmp_path: Path) -> None:
+    """More than are read ahead at a time, out of as many directories; nothing stays open."""
+    olds = {b"%d/f" % n: OLD + b"%d" % n for n in range(80)}
+    news = {path: b"some words more" + old for path, old in olds.items()}
+    recipes = [
+        Recipe(
+            chunk_id(news[path]),
+            len(news[path]),
+            [Chunk(chunk_id(old), len(old)), Chunk(chunk_id(OLD), len(OLD))],
+            [15, Copy(1, 0, len(OLD)), Copy(0, len(OLD), len(old) - len(OLD))],
+            b"some words more",
+        )
+        for path, old in olds.items()
+    ]
+    with Rig(tmp_path) as rig:
+        rig.apply([MakeDirectory(b"%d" % n, 0o755, 1) for n in range(80)])
+        rig.apply([put(path, old) for path, old in olds.items()], olds.values())
+        rig.apply([put(b"old", OLD)], [OLD])
+        batch = rig.stage([put(path, new) for path, new in news.items()])
+        before = len(os.listdir("/dev/fd"))
+        rig.stager.build(batch, recipes)
+        assert len(os.listdir("/dev/fd")) == before
+        assert batch.wanted == {}
+        rig.commit(batch)
+    for path, new in news.items():
+        assert (tmp_path / os.fsdecode(path)).read_bytes() == new
 
 
 def test_a_recipe_that_is_repeated_does_nothing(tmp_path: Path) -> None:

@@ -10,14 +10,15 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 from tests.server.rig import Rig, put
 from twinfold.model import Delete, MakeDirectory, Move, SetAttributes
-from twinfold.storage.interface import TREE
+from twinfold.storage.interface import TREE, Location, Opener
 
 _NOBODY = 65_534
 
@@ -154,6 +155,112 @@ def test_special_files_are_not_opened(tmp_path: Path) -> None:
             rig.forest.open_source(TREE, [b"pipe"])
         [looked] = rig.forest.look(TREE, []).children
         assert (looked.name, looked.kind) == (b"pipe", None)
+
+
+def open_bytes(opener: Opener, node: int) -> bytes:
+    source = opener.open_source(node)
+    try:
+        return source.read(0, 100)
+    finally:
+        source.close()
+
+
+@contextmanager
+def opening(rig: Rig, locate: Callable[[int], Location | None]) -> Iterator[Opener]:
+    opener = rig.forest.opener(locate)
+    try:
+        yield opener
+    finally:
+        opener.close()
+
+
+def node_at(rig: Rig, path: bytes) -> int:
+    node = TREE
+    for name in path.split(b"/"):
+        found = rig.index.child(node, name)
+        assert found is not None
+        node = found.id
+    return node
+
+
+def fill(rig: Rig) -> None:
+    """Put the files 0 to 9 into a/b, each with its name for its content."""
+    rig.apply([MakeDirectory(b"a", 0o755, 1), MakeDirectory(b"a/b", 0o755, 1)])
+    names = [b"%d" % n for n in range(10)]
+    rig.apply([put(b"a/b/" + name, name) for name in names], names)
+
+
+def test_a_directory_is_looked_for_once(tmp_path: Path) -> None:
+    """Its files are found by their names alone, wherever it is renamed to."""
+    with Rig(tmp_path) as rig:
+        fill(rig)
+        nodes = {n: node_at(rig, b"a/b/%d" % n) for n in range(10)}
+        located: list[int] = []
+
+        def locate(node: int) -> Location | None:
+            located.append(node)
+            return rig.index.location(node)
+
+        with opening(rig, locate) as opener:
+            assert [open_bytes(opener, nodes[n]) for n in range(5)] == [b"%d" % n for n in range(5)]
+            assert len(located) == 5 + 2
+            rig.apply([Move(b"a/b", b"c")])
+            (tmp_path / "c").rename(tmp_path / "away")
+            assert [open_bytes(opener, nodes[n]) for n in range(5, 9)] == [b"5", b"6", b"7", b"8"]
+            assert len(located) == 9 + 2
+            (tmp_path / "away").rename(tmp_path / "c")
+            rig.apply([Move(b"c/9", b"9")])
+            assert open_bytes(opener, nodes[9]) == b"9"
+
+
+def test_what_is_gone_from_an_open_directory_is_looked_for_afresh(tmp_path: Path) -> None:
+    """Others may have put another directory in its place."""
+    with Rig(tmp_path) as rig:
+        fill(rig)
+        with opening(rig, rig.index.location) as opener:
+            assert open_bytes(opener, node_at(rig, b"a/b/0")) == b"0"
+            (tmp_path / "a").rename(tmp_path / "old")
+            (tmp_path / "a" / "b").mkdir(parents=True)
+            (tmp_path / "old" / "b" / "1").rename(tmp_path / "a" / "b" / "1")
+            assert open_bytes(opener, node_at(rig, b"a/b/1")) == b"1"
+            with pytest.raises(FileNotFoundError):
+                opener.open_source(node_at(rig, b"a/b/2"))
+            with pytest.raises(FileNotFoundError):
+                opener.open_source(99_999)
+
+
+@pytest.mark.parametrize("swapped", ["a", "a/b", "a/b/0"])
+def test_a_node_is_not_opened_through_a_symlink(tmp_path: Path, swapped: str) -> None:
+    """Whichever component is one, and whether or not the directory was opened before."""
+    with Rig(tmp_path / "dest") as rig:
+        fill(rig)
+        (tmp_path / "elsewhere" / "a" / "b").mkdir(parents=True)
+        (tmp_path / "elsewhere" / "a" / "b" / "0").write_bytes(b"elsewhere")
+        node = node_at(rig, b"a/b/0")
+        with opening(rig, rig.index.location) as opener:
+            open_bytes(opener, node_at(rig, b"a/b/1"))
+            (tmp_path / "dest" / swapped).rename(tmp_path / "moved")
+            (tmp_path / "dest" / swapped).symlink_to(tmp_path / "elsewhere" / swapped)
+            with suppress(OSError):
+                assert open_bytes(opener, node) == b"0"
+        with opening(rig, rig.index.location) as opener, pytest.raises(OSError):  # noqa: PT011
+            opener.open_source(node)
+
+
+def test_a_deep_file_is_opened(tmp_path: Path) -> None:
+    """Also where there are more directories above it than stay open."""
+    with Rig(tmp_path) as rig:
+        path = b"d"
+        for _ in range(100):
+            rig.apply([MakeDirectory(path, 0o755, 1)])
+            path += b"/d"
+        rig.apply([put(path, b"deep")], [b"deep"])
+        before = len(os.listdir("/dev/fd"))
+        with opening(rig, rig.index.location) as opener:
+            node = node_at(rig, path)
+            assert open_bytes(opener, node) == open_bytes(opener, node) == b"deep"
+            assert 0 < len(os.listdir("/dev/fd")) - before <= 64
+        assert len(os.listdir("/dev/fd")) == before
 
 
 def test_a_purge_follows_no_symlink(tmp_path: Path, outside: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
+from typing import TypeVar
 
 from twinfold.core.chunking import chunk_id
 from twinfold.model import Chunk
@@ -12,6 +13,7 @@ from twinfold.server.lack import OUT_OF_DESCRIPTORS
 from twinfold.storage.interface import Forest, Index, Place, Source
 
 Data = bytes | memoryview
+_Item = TypeVar("_Item")
 
 _OPEN_SOURCES = 64
 _WINDOW_CHUNKS = 32
@@ -21,7 +23,7 @@ _WINDOW_BYTES = 2 * 1024 * 1024
 class OldContent:
     """Reads chunks out of the files that the index says they are in.
 
-    Files stay open until `close`, so that a stretch of chunks opens each once.
+    Files and their directories stay open until `close`: many chunks lie in few of them.
 
     Args:
         index, forest, forest_lock: what to read from.
@@ -36,7 +38,7 @@ class OldContent:
         suspect: Callable[[int], None],
     ) -> None:
         self._index = index
-        self._forest = forest
+        self._opener = forest.opener(index.location)
         self._forest_lock = forest_lock
         self._suspect = suspect
         self._sources: OrderedDict[int, Source] = OrderedDict()
@@ -55,7 +57,7 @@ class OldContent:
         Raises:
             OSError: no more files can be opened.
         """
-        for window in _windows(chunks):
+        for window in windows(chunks, lambda chunk: [chunk]):
             found: dict[bytes, Data] = {}
             at = fetched = 0
             while at < len(window):
@@ -72,16 +74,17 @@ class OldContent:
             yield found
 
     def fetch(self, chunks: Iterable[Chunk]) -> None:
-        """Have the system read what `read` will be asked for.
+        """Have the system read what `read` will be asked for: a window, no more.
 
         Raises:
             OSError: no more files can be opened.
         """
         self._expected.clear()
-        for chunk in list(chunks)[:_OPEN_SOURCES]:
-            places = self._expected[chunk.id] = self._index.places(chunk.id)
-            if places:
-                self._fetch_place(places[0])
+        for chunk in chunks:
+            if chunk.id not in self._expected:
+                places = self._expected[chunk.id] = self._index.places(chunk.id)
+                if places:
+                    self._fetch_place(places[0])
 
     def _fetch_place(self, place: Place) -> None:
         try:
@@ -98,7 +101,7 @@ class OldContent:
             OSError: no more files can be opened.
         """
         # It may have moved since it was fetched: that is no ground for suspicion.
-        expected = self._expected.pop(chunk.id, [])[:1]
+        expected = self._expected.get(chunk.id, [])[:1]
         for place in expected:
             data = self._read_place(chunk, place, lambda _node: None)
             if data is not None:
@@ -161,33 +164,50 @@ class OldContent:
         if source is not None:
             self._sources.move_to_end(node)
             return source
-        with self._forest_lock:
-            located = self._index.locate(node)
-            if located is None:
-                raise FileNotFoundError
-            source = self._forest.open_source(*located)
+        try:
+            source = self._open(node)
+        except OSError as error:
+            if error.errno not in OUT_OF_DESCRIPTORS:
+                raise
+            # What is open ahead must not be what we lack.
+            self._close_files()
+            source = self._open(node)
         self._sources[node] = source
         if len(self._sources) > _OPEN_SOURCES:
             self._sources.popitem(last=False)[1].close()
         return source
 
+    def _open(self, node: int) -> Source:
+        # What the index says and where the file is must not change in between.
+        with self._forest_lock:
+            return self._opener.open_source(node)
+
     def close(self) -> None:
         """Let go of all files, and of what is known about them."""
-        for source in self._sources.values():
-            source.close()
-        self._sources.clear()
+        self._close_files()
         self._expected.clear()
         self._after = None
 
+    def _close_files(self) -> None:
+        for source in self._sources.values():
+            source.close()
+        self._sources.clear()
+        self._opener.close()
 
-def _windows(chunks: Sequence[Chunk]) -> Iterator[Sequence[Chunk]]:
-    start = size_bytes = 0
-    for end, chunk in enumerate(chunks):
-        if end - start == _WINDOW_CHUNKS or (
-            end > start and size_bytes + chunk.size > _WINDOW_BYTES
-        ):
-            yield chunks[start:end]
-            start, size_bytes = end, 0
-        size_bytes += chunk.size
-    if start < len(chunks):
-        yield chunks[start:]
+
+def windows(
+    items: Iterable[_Item], chunks_of: Callable[[_Item], Sequence[Chunk]]
+) -> Iterator[list[_Item]]:
+    """Yield the items in groups whose chunks may be fetched together."""
+    window: list[_Item] = []
+    count = size_bytes = 0
+    for item in items:
+        sizes = [chunk.size for chunk in chunks_of(item)]
+        count += len(sizes)
+        size_bytes += sum(sizes)
+        if window and (count > _WINDOW_CHUNKS or size_bytes > _WINDOW_BYTES):
+            yield window
+            window, count, size_bytes = [], len(sizes), sum(sizes)
+        window.append(item)
+    if window:
+        yield window

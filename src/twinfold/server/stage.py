@@ -6,7 +6,7 @@ All of this runs in one thread, so that staged files have one writer.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 
 from twinfold.core.chunking import chunk_id
@@ -24,7 +24,7 @@ from twinfold.model import (
     Recipe,
 )
 from twinfold.server.lack import NO_ROOM, lack_of
-from twinfold.server.old_content import OldContent
+from twinfold.server.old_content import OldContent, windows
 from twinfold.server.recipes import built
 from twinfold.server.staged import (
     StagedBatch,
@@ -37,7 +37,6 @@ from twinfold.server.staged import (
 from twinfold.storage.interface import Forest, Index, NewFile, StagedFile, Staging
 
 _OPEN_FILES = 64
-_GROUP_RECIPES = 32
 _MANIFEST_PAGE = 4_096
 
 
@@ -293,7 +292,8 @@ class Stager:
         """
         pieces: dict[bytes, bytes | memoryview] = {}
         with self._old:
-            for group in _groups([r for r in recipes if r.id in batch.wanted]):
+            wanted = [recipe for recipe in recipes if recipe.id in batch.wanted]
+            for group in windows(wanted, lambda recipe: recipe.bases):
                 self._old.fetch(base for recipe in group for base in recipe.bases)
                 for recipe in group:
                     if recipe.size != batch.sizes[recipe.id]:
@@ -426,10 +426,6 @@ class Stager:
         except OSError:
             return  # They are in nobody's way, and go with the next ones.
         self._leftovers = []
-
-
-def _groups(recipes: Sequence[Recipe]) -> Iterator[Sequence[Recipe]]:
-    return (recipes[at : at + _GROUP_RECIPES] for at in range(0, len(recipes), _GROUP_RECIPES))
 
 
 def _name(staged: StagedChange) -> bytes:

@@ -399,8 +399,28 @@ class Source(Protocol):
         """Let go of the file."""
 
 
+class Opener(Protocol):
+    """Opens files of the forest by node; the directories on the way stay open meanwhile.
+
+    For one thread, which sees to it that no step is under way while a file is opened.
+    """
+
+    def open_source(self, node_id: int) -> Source:
+        """Open the regular file of a node for reading.
+
+        Raises:
+            OSError: it is not known, not there, or cannot be read.
+        """
+
+    def close(self) -> None:
+        """Let go of the directories; they are opened again if more files are."""
+
+
 class Forest(Protocol):
     """The physical forest."""
+
+    def opener(self, locate: Callable[[int], Location | None]) -> Opener:
+        """Return what opens files by node; ``locate`` tells where the index has a node."""
 
     def open_source(self, root: int, names: Sequence[bytes]) -> Source:
         """Open the regular file at the end of ``names`` for reading.

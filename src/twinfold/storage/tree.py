@@ -14,7 +14,8 @@ assert sys.platform != "win32"
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 
 from twinfold.core.times import kept_time_ns
@@ -44,6 +45,7 @@ from twinfold.system.durability import rename_new
 from twinfold.system.listing import list_inodes
 
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+_MOST_DIRECTORIES = 64
 
 
 class Source:
@@ -71,6 +73,68 @@ class Source:
         os.close(self._fd)
 
 
+class Opener:
+    """Opens files by node; the directories on the way stay open meanwhile.
+
+    A directory that is open stays the one of its node wherever steps rename it to.
+
+    Args:
+        roots: the descriptors of the forest's roots.
+        locate: where the index has a node.
+    """
+
+    def __init__(self, roots: Mapping[int, int], locate: Callable[[int], Location | None]) -> None:
+        self._roots = roots
+        self._locate = locate
+        self._directories: OrderedDict[int, int] = OrderedDict()
+
+    def open_source(self, node_id: int) -> Source:
+        """Open the regular file of a node for reading.
+
+        Raises:
+            OSError: it is not known, not there, or cannot be read.
+        """
+        directory, name = self._location(node_id)
+        try:
+            return _open_source(self._directory(directory), name)
+        except FileNotFoundError:
+            if not self._directories:
+                raise
+        # Others may have put another directory in the place of one that is open.
+        self.close()
+        return _open_source(self._directory(directory), name)
+
+    def _location(self, node_id: int) -> tuple[int, bytes]:
+        location = self._locate(node_id)
+        if location is None:
+            raise FileNotFoundError(errno.ENOENT, "the index does not know it")
+        return location.directory, location.name
+
+    def _directory(self, node_id: int) -> int:
+        """Return a directory's descriptor, good until the next one is asked for."""
+        way: list[tuple[int, bytes]] = []
+        while (fd := self._descriptor(node_id)) is None:
+            above, name = self._location(node_id)
+            way.append((node_id, name))
+            node_id = above
+        for node, name in reversed(way):
+            fd = self._directories[node] = os.open(name, OPEN_DIRECTORY, dir_fd=fd)
+            if len(self._directories) > _MOST_DIRECTORIES:
+                os.close(self._directories.popitem(last=False)[1])
+        return fd
+
+    def _descriptor(self, node_id: int) -> int | None:
+        if node_id in self._directories:
+            self._directories.move_to_end(node_id)
+            return self._directories[node_id]
+        return self._roots.get(node_id)
+
+    def close(self) -> None:
+        """Let go of the directories; they are opened again if more files are."""
+        while self._directories:
+            os.close(self._directories.popitem()[1])
+
+
 class Tree:
     """The three folders that the forest's roots stand for, and the steps done in them."""
 
@@ -93,6 +157,10 @@ class Tree:
         finally:
             os.close(fd)
 
+    def opener(self, locate: Callable[[int], Location | None]) -> Opener:
+        """Return what opens files by node; ``locate`` tells where the index has a node."""
+        return Opener(self._roots, locate)
+
     def open_source(self, root: int, names: Sequence[bytes]) -> Source:
         """Open the regular file at the end of ``names`` for reading.
 
@@ -100,11 +168,7 @@ class Tree:
             OSError: it is not there, or cannot be read.
         """
         with self._directory(root, names[:-1]) as directory:
-            fd = os.open(names[-1], _FILE, dir_fd=directory)
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            os.close(fd)
-            raise FileNotFoundError(errno.ENOENT, "not a regular file")
-        return Source(fd)
+            return _open_source(directory, names[-1])
 
     def look(self, root: int, names: Sequence[bytes]) -> DirectoryListing:
         """Return what physically stands in a directory; ``.twinfold`` is left out.
@@ -174,6 +238,14 @@ class Tree:
             return work.run()
         finally:
             work.close()
+
+
+def _open_source(directory: int, name: bytes) -> Source:
+    fd = os.open(name, _FILE, dir_fd=directory)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise FileNotFoundError(errno.ENOENT, "not a regular file")
+    return Source(fd)
 
 
 _KINDS = {stat.S_IFREG: Kind.FILE, stat.S_IFDIR: Kind.DIRECTORY, stat.S_IFLNK: Kind.SYMLINK}
