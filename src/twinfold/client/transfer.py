@@ -99,8 +99,11 @@ class Transfer:
         Raises:
             TwinfoldError: one failed for good.
         """
-        if self._last is not None:
-            await asyncio.shield(self._last)
+        if self._tasks:
+            # What comes after one that failed may be kept waiting by the server.
+            await asyncio.wait(self._tasks, return_when=asyncio.FIRST_EXCEPTION)
+        if self._failure is not None:
+            raise self._failure
 
     async def close(self, failure: BaseException) -> None:
         """Give up what is not acknowledged; a `send` that waits raises ``failure``."""
