@@ -357,7 +357,10 @@ async def keep_writing(path: Path) -> None:
                 file.write(b"%f" % time.monotonic())
 
     stopped: list[bool] = []
+    writing = asyncio.create_task(asyncio.to_thread(write))
     try:
-        await asyncio.to_thread(write)
+        await asyncio.shield(writing)
     finally:
+        # The thread may be in the middle of a write: the file holds still when it has ended.
         stopped.append(True)
+        await writing
