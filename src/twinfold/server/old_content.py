@@ -59,14 +59,15 @@ class OldContent:
         """
         for window in windows(chunks, lambda chunk: [chunk]):
             found: dict[bytes, Data] = {}
-            at = fetched = 0
+            at = 0
+            is_fetched = False
             while at < len(window):
                 at += self._read_on(window[at:], found)
                 if at == len(window):
                     break
-                if at >= fetched:
+                if not is_fetched:
                     self.fetch(window[at:])
-                    fetched = len(window)
+                    is_fetched = True
                 data = self.read(window[at])
                 if data is not None:
                     found[window[at].id] = data
@@ -101,8 +102,7 @@ class OldContent:
             OSError: no more files can be opened.
         """
         # It may have moved since it was fetched: that is no ground for suspicion.
-        expected = self._expected.get(chunk.id, [])[:1]
-        for place in expected:
+        for place in self._expected.get(chunk.id, [])[:1]:
             data = self._read_place(chunk, place, lambda _node: None)
             if data is not None:
                 return data
