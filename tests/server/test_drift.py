@@ -233,7 +233,9 @@ def rot(rig: Rig, path: Path) -> None:
     """Change a byte, and make the index believe that this is what it wrote."""
     before = path.stat()
     with path.open("r+b") as file:
-        file.write(bytes([file.read(1)[0] ^ 1]))
+        first = file.read(1)[0]
+        file.seek(0)
+        file.write(bytes([first ^ 1]))
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     now = path.stat()
     node = rig.index.child(TREE, os.fsencode(path.name))
