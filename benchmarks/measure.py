@@ -85,15 +85,20 @@ def peak_bytes(pid: int) -> int:
 
 
 class PeakMemory:
-    """Watches two roles while a block runs: the peaks of all of their processes, added up."""
+    """Watches two roles while a block runs: the peaks of all of their processes, added up.
+
+    What ran before and is not the server, another contender's server say, is neither.
+    """
 
     def __init__(self, server_pid: int | None) -> None:
         self._servers = [] if server_pid is None else [server_pid]
         self._peaks: dict[str, dict[int, int]] = {"client": {}, "server": {}}
         self._ended = threading.Event()
+        self._others: frozenset[int] = frozenset()
         self._thread = threading.Thread(target=self._watch)
 
     def __enter__(self) -> PeakMemory:
+        self._others = frozenset(descendants(children(os.getpid())))
         self._thread.start()
         return self
 
@@ -115,7 +120,7 @@ class PeakMemory:
             server = descendants(self._servers)
             everyone = descendants(children(os.getpid()))
             self._note("server", server)
-            self._note("client", [pid for pid in everyone if pid not in server])
+            self._note("client", set(everyone).difference(server, self._others))
 
     def _note(self, role: str, pids: Iterable[int]) -> None:
         peaks = self._peaks[role]
