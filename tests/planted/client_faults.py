@@ -191,6 +191,19 @@ CLIENT_FAULTS = (
         (f"{SCAN}::test_memory_of_batches_is_bounded",),
     ),
     Fault(
+        "what is on its way is held in memory, however much it is",
+        "12",
+        (
+            Edit(
+                "client/transfer.py",
+                "            self._batches >= WINDOW_BATCHES or self._bytes + size_bytes"
+                " > WINDOW_BYTES\n",
+                "            self._batches >= WINDOW_BATCHES\n",
+            ),
+        ),
+        ("tests/client/test_transfer.py::test_what_is_on_its_way_is_bounded",),
+    ),
+    Fault(
         "redirects are followed",
         "15",
         (

@@ -18,14 +18,13 @@ from twinfold.errors import (
     ServerBusyError,
     SourceVanishedError,
 )
-from twinfold.model import ExtendUpload
 from twinfold.protocol import BatchAnswer, Refusal
 
 WINDOW_BATCHES = 6
 """Twice as many as the server commits together, so that it has some to stage meanwhile."""
 
-WINDOW_UPLOADS = 4
-"""Of these, so many with parts of big files: what is on its way is sent again after a break."""
+WINDOW_BYTES = 32 * 1024 * 1024
+"""So much content is kept for them: it is sent again after a break. The memory of a client."""
 
 EAGER_BYTES = 256 * 1024
 """So much new content goes along with the header: asking first would cost a round trip."""
@@ -67,8 +66,7 @@ class Transfer:
         self._frames = frames
         self._acknowledged = acknowledged
         self._send_all = send_all
-        self._room = asyncio.Semaphore(WINDOW_BATCHES)
-        self._upload_room = asyncio.Semaphore(WINDOW_UPLOADS)
+        self._window = _Window()
         self._last: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._failure: BaseException | None = None
@@ -80,16 +78,12 @@ class Transfer:
         Raises:
             TwinfoldError: an earlier batch failed for good.
         """
-        rooms = [self._room]
-        if any(isinstance(change, ExtendUpload) for change in batch.changes):
-            rooms.append(self._upload_room)
-        for room in rooms:
-            await room.acquire()
+        await self._window.enter(batch.held_bytes)
         if self._failure is not None:
-            _release(rooms)
+            self._window.leave(batch.held_bytes)
             raise self._failure
         number = self._link.next_number() if batch.changes else 0
-        self._last = asyncio.create_task(self._run(batch, number, self._last, rooms))
+        self._last = asyncio.create_task(self._run(batch, number, self._last))
         self._tasks.add(self._last)
         self._last.add_done_callback(self._ended)
 
@@ -118,13 +112,7 @@ class Transfer:
         if not task.cancelled():
             task.exception()
 
-    async def _run(
-        self,
-        batch: Batch,
-        number: int,
-        previous: asyncio.Task[None] | None,
-        rooms: list[asyncio.Semaphore],
-    ) -> None:
+    async def _run(self, batch: Batch, number: int, previous: asyncio.Task[None] | None) -> None:
         try:
             answer, sent_bytes = BatchAnswer(), 0
             if batch.changes:
@@ -146,7 +134,7 @@ class Transfer:
             self._failure = self._failure or error
             raise
         finally:
-            _release(rooms)
+            self._window.leave(batch.held_bytes)
 
     async def _deliver(self, batch: Batch, number: int) -> tuple[BatchAnswer, int]:
         eager = self._send_all or _eager_bytes(batch) <= EAGER_BYTES
@@ -198,9 +186,28 @@ def _parent(effect: Effect) -> int | None:
     return effect.parent if isinstance(effect, Relocate) else None
 
 
-def _release(rooms: list[asyncio.Semaphore]) -> None:
-    for room in rooms:
-        room.release()
+class _Window:
+    """Room for `WINDOW_BATCHES` that keep `WINDOW_BYTES` of content, or for one of any size."""
+
+    def __init__(self) -> None:
+        self._batches = self._bytes = 0
+        self._left = asyncio.Event()
+
+    async def enter(self, size_bytes: int) -> None:
+        """Wait for room and take it; the window is entered by one at a time."""
+        while self._batches and (
+            self._batches >= WINDOW_BATCHES or self._bytes + size_bytes > WINDOW_BYTES
+        ):
+            self._left.clear()
+            await self._left.wait()
+        self._batches += 1
+        self._bytes += size_bytes
+
+    def leave(self, size_bytes: int) -> None:
+        """Give room back."""
+        self._batches -= 1
+        self._bytes -= size_bytes
+        self._left.set()
 
 
 class _Delivery:
