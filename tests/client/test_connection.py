@@ -43,3 +43,28 @@ async def test_an_answer_without_end_is_not_held_in_memory() -> None:
             with pytest.raises(ConnectionLostError, match="not a twinfold server"):
                 await connection.hello()
     assert endless.sent_bytes < FAR_TOO_MUCH_BYTES // 2
+
+
+@pytest.mark.parametrize(
+    ("status", "told"),
+    [
+        (b"500 Internal Server Error", "fails with status 500"),
+        (b"502 Bad Gateway", "fails with status 502"),
+        (b"404 Not Found", "not a twinfold server"),
+    ],
+)
+async def test_what_does_not_answer_in_our_form(status: bytes, told: str) -> None:
+    """A server or a proxy that fails is told from something else at this address."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 " + status + b"\r\nContent-Length: 6\r\n\r\nfailed")
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        address = ServerAddress("127.0.0.1", server.sockets[0].getsockname()[1], False, "t")
+        async with Connection(address, RateLimit(None)) as connection:
+            with pytest.raises(ConnectionLostError, match=told):
+                await connection.hello()

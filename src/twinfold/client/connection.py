@@ -364,7 +364,15 @@ class _AnsweredError(ProtocolError):
 
 
 def _raise_error(status: int, body: bytes) -> None:
-    answer = protocol.decode(body, ErrorAnswer)
+    try:
+        answer = protocol.decode(body, ErrorAnswer)
+    except ProtocolError as error:
+        if status < 500:
+            raise
+        raise ServerBusyError(
+            f"the server, or a proxy in front of it, fails with status {status}; what it prints"
+            " says why"
+        ) from error
     code, reason = answer.code, answer.reason
     if status == 409 and code == "unknown_batch":
         raise UnknownBatchError(reason)
