@@ -31,8 +31,8 @@ SERVER_FAULTS = (
         (
             Edit(
                 "server/old_content.py",
-                "        if len(data) == chunk.size and chunk_id(data) == chunk.id:",
-                "        if len(data) == chunk.size:",
+                "            if len(data) == chunk.size and chunk_id(data) == chunk.id:",
+                "            if len(data) == chunk.size:",
             ),
         ),
         (STAGE,),
@@ -55,8 +55,20 @@ SERVER_FAULTS = (
         (
             Edit(
                 "server/old_content.py",
-                "            source.close()\n        self._sources",
-                "            pass\n        self._sources",
+                "            opened.source.close()\n",
+                "            pass\n",
+            ),
+        ),
+        (OLD_CONTENT,),
+    ),
+    Fault(
+        "what steps under way have displaced is suspected",
+        "10",
+        (
+            Edit(
+                "server/old_content.py",
+                "        for is_sure in (False, True):",
+                "        for is_sure in (False,):",
             ),
         ),
         (OLD_CONTENT,),

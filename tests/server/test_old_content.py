@@ -11,6 +11,7 @@ import os
 import random
 import resource
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -100,7 +101,7 @@ def test_what_moved_since_it_was_fetched_is_found(tmp_path: Path) -> None:
             first = rig.index.places(wanted.id)[0].node
             name = os.fsdecode(b"%d" % [n.id for n in rig.index.children(1)].index(first))
             old.fetch([wanted])
-            old._sources.popitem()[1].close()
+            old._sources.popitem()[1].source.close()
             rig.apply([put(name.encode(), other)], [])
             data = old.read(wanted)
         assert data is not None
@@ -163,6 +164,50 @@ def test_what_was_fetched_is_read_whatever_becomes_of_its_name(tmp_path: Path) -
             (tmp_path / "other").rename(tmp_path / "1")
             (tmp_path / "2").unlink()
             assert [old.read(chunk) for chunk in chunks] == files
+        assert suspected == []
+
+
+def read_elsewhere(old: OldContent, chunks: Sequence[Chunk]) -> Future[list[bytes | None]]:
+    """Read the chunks in a thread of its own."""
+    worker = ThreadPoolExecutor(1)
+    found = worker.submit(lambda: [old.read(chunk) for chunk in chunks])
+    worker.shutdown(wait=False)
+    return found
+
+
+def test_a_batch_that_is_being_committed_is_not_waited_for(tmp_path: Path) -> None:
+    """Content that is where it was is read meanwhile."""
+    files = contents(3, 20_000)
+    chunks = [chunk for data in files for chunk in chunks_of(data)]
+    with Rig(tmp_path) as rig:
+        fill(rig, files)
+        with reader(rig, []) as old, rig.lock:
+            assert read_elsewhere(old, chunks).result(timeout=10) == files
+
+
+@pytest.mark.parametrize("is_fetched", [False, True])
+def test_what_steps_under_way_have_displaced_is_found(tmp_path: Path, is_fetched: bool) -> None:
+    """By its name in what the index says there is another file now, in another directory."""
+    files = contents(4, 20_000)
+    with Rig(tmp_path) as rig:
+        chunks = fill_directories(rig, files)
+        suspected: list[int] = []
+        with reader(rig, suspected) as old:
+            with rig.lock:
+                (tmp_path / "0").rename(tmp_path / "x")
+                (tmp_path / "1").rename(tmp_path / "0")
+                (tmp_path / "2/b/f").rename(tmp_path / "y")
+                (tmp_path / "3/b/f").rename(tmp_path / "2/b/f")
+                if is_fetched:
+                    old.fetch(chunks)
+                found = read_elsewhere(old, chunks)
+                with pytest.raises(TimeoutError):
+                    found.result(timeout=0.2)
+                (tmp_path / "2/b/f").rename(tmp_path / "3/b/f")
+                (tmp_path / "y").rename(tmp_path / "2/b/f")
+                (tmp_path / "0").rename(tmp_path / "1")
+                (tmp_path / "x").rename(tmp_path / "0")
+            assert found.result(timeout=10) == files
         assert suspected == []
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from twinfold.core.chunking import chunk_id
 from twinfold.model import Chunk
@@ -20,10 +20,19 @@ _WINDOW_CHUNKS = 32
 _WINDOW_BYTES = 2 * 1024 * 1024
 
 
+class _Opened(NamedTuple):
+    """A file, and whether no steps were under way when it was opened."""
+
+    source: Source
+    is_sure: bool
+
+
 class OldContent:
     """Reads chunks out of the files that the index says they are in.
 
-    Files and their directories stay open until `close`: many chunks lie in few of them.
+    Files and their directories stay open until `close`: many chunks lie in few of them. They are
+    opened while batches are committed; only what is then not as the index says is opened again
+    when no steps are under way.
 
     Args:
         index, forest, forest_lock: what to read from.
@@ -41,7 +50,7 @@ class OldContent:
         self._opener = forest.opener(index.location)
         self._forest_lock = forest_lock
         self._suspect = suspect
-        self._sources: OrderedDict[int, Source] = OrderedDict()
+        self._sources: OrderedDict[int, _Opened] = OrderedDict()
         self._expected: dict[bytes, list[Place]] = {}
         self._after: tuple[int, int] | None = None
 
@@ -115,18 +124,22 @@ class OldContent:
     def _read_place(
         self, chunk: Chunk, place: Place, suspect: Callable[[int], None]
     ) -> bytes | None:
-        try:
-            data = self._source(place.node).read(place.offset, place.size)
-        except OSError as error:
-            if error.errno in OUT_OF_DESCRIPTORS:
-                raise
-            if not isinstance(error, PermissionError):
-                suspect(place.node)
-            return None
-        if len(data) == chunk.size and chunk_id(data) == chunk.id:
-            self._after = place.node, place.offset + place.size
-            return data
-        suspect(place.node)
+        is_suspect = False
+        # A batch that is being committed may have brought something else to where it was opened.
+        for is_sure in (False, True):
+            try:
+                data = self._source(place.node, is_sure).read(place.offset, place.size)
+            except OSError as error:
+                if error.errno in OUT_OF_DESCRIPTORS:
+                    raise
+                is_suspect = not isinstance(error, PermissionError)
+                continue
+            if len(data) == chunk.size and chunk_id(data) == chunk.id:
+                self._after = place.node, place.offset + place.size
+                return data
+            is_suspect = True
+        if is_suspect:
+            suspect(place.node)
         return None
 
     def _read_on(self, chunks: Sequence[Chunk], found: dict[bytes, Data]) -> int:
@@ -140,12 +153,12 @@ class OldContent:
             if self._after is None or not group:
                 break
             node, offset = self._after
-            source = self._sources.get(node)
-            if source is None:
+            opened = self._sources.get(node)
+            if opened is None:
                 break
             data: Data = b""
             with suppress(OSError):
-                data = memoryview(source.read(offset, sum(chunk.size for chunk in group)))
+                data = memoryview(opened.source.read(offset, sum(chunk.size for chunk in group)))
             at = 0
             for chunk in group:
                 piece = data[at : at + chunk.size]
@@ -159,28 +172,37 @@ class OldContent:
                 break
         return count
 
-    def _source(self, node: int) -> Source:
-        source = self._sources.get(node)
-        if source is not None:
+    def _source(self, node: int, is_sure: bool = False) -> Source:
+        opened = self._sources.get(node)
+        if opened is not None and (opened.is_sure or not is_sure):
             self._sources.move_to_end(node)
-            return source
+            return opened.source
         try:
-            source = self._open(node)
+            source = self._open(node, is_sure)
         except OSError as error:
             if error.errno not in OUT_OF_DESCRIPTORS:
                 raise
             # What is open ahead must not be what we lack.
             self._close_files()
-            source = self._open(node)
-        self._sources[node] = source
+            source = self._open(node, is_sure)
+        self._let_go_of(node)
+        self._sources[node] = _Opened(source, is_sure)
         if len(self._sources) > _OPEN_SOURCES:
-            self._sources.popitem(last=False)[1].close()
+            self._let_go_of(next(iter(self._sources)))
         return source
 
-    def _open(self, node: int) -> Source:
+    def _open(self, node: int, is_sure: bool) -> Source:
+        if not is_sure:
+            return self._opener.open_source(node)
         # What the index says and where the file is must not change in between.
         with self._forest_lock:
+            self._opener.close()
             return self._opener.open_source(node)
+
+    def _let_go_of(self, node: int) -> None:
+        opened = self._sources.pop(node, None)
+        if opened is not None:
+            opened.source.close()
 
     def close(self) -> None:
         """Let go of all files, and of what is known about them."""
@@ -189,9 +211,8 @@ class OldContent:
         self._after = None
 
     def _close_files(self) -> None:
-        for source in self._sources.values():
-            source.close()
-        self._sources.clear()
+        for node in list(self._sources):
+            self._let_go_of(node)
         self._opener.close()
 
 
