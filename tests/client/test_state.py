@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -96,6 +97,21 @@ def test_a_stretch_of_a_manifest(state: State) -> None:
         state.acknowledge([SaveSegment(1, index, b"".join(part))], [], index)
     for start, count in ((0, 1), (SEGMENT_CHUNKS - 2, 4), (SEGMENT_CHUNKS, 100), (9_999, 5)):
         assert state.manifest_ids(1, start, count) == ids[start : start + count]
+
+
+def test_what_was_committed_is_read_while_more_is_written(state: State) -> None:
+    """Of chunks and their rows, which a scan asks for; it does not wait for an acknowledgement."""
+    fill(state)
+    with ThreadPoolExecutor(1) as scan, state.transaction() as work:
+        for table in ("known_chunks", "sub_blocks", "segments"):
+            work.execute(f"DELETE FROM {table}")
+        x = b"x" * 32
+        assert scan.submit(state.knows_chunk, x).result(timeout=5)
+        assert scan.submit(state.sub_blocks, [x, b"y" * 32]).result(timeout=5) == [(x, ROWS)]
+        assert scan.submit(state.manifest_ids, 1, 0, 9).result(timeout=5) == [x]
+    assert not state.knows_chunk(x)
+    assert state.sub_blocks([x]) == []
+    assert state.manifest_ids(1, 0, 9) == []
 
 
 def test_it_is_there_after_it_was_opened_again(tmp_path: Path) -> None:

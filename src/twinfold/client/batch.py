@@ -9,8 +9,9 @@ from typing import NamedTuple
 from twinfold.client.effects import Effect, Insert, Relocate, Remove, Update
 from twinfold.client.read import Cut
 from twinfold.client.state import ROOT_NODE, State
-from twinfold.client.subblocks import rows_to_keep
+from twinfold.client.subblocks import Draft, rows_to_keep
 from twinfold.core.planning import DIRECTORY
+from twinfold.core.recipes import NewChunk, write_recipes
 from twinfold.model import CHUNK_ID_SIZE_BYTES, Change, Recipe
 
 MAX_CHANGES = 1_000
@@ -45,6 +46,7 @@ class Batch:
         effects: per effect the index of its change, or -1, and the effect.
         pieces: per chunk id its bytes, or where to read them should the server lack them.
         recipes: per chunk id how the server may build it out of what it has.
+        drafts: what further recipes are to be made of, by `write_recipes`.
         sub_blocks: per chunk id the rows to keep of a new chunk.
         held_bytes: content that is kept in memory.
         content_bytes: content that the changes bring, wherever the server takes it from.
@@ -57,6 +59,7 @@ class Batch:
         self.effects: list[tuple[int, Effect]] = []
         self.pieces: dict[bytes, Piece] = {}
         self.recipes: dict[bytes, Recipe] = {}
+        self.drafts: list[Draft] = []
         self.sub_blocks: dict[bytes, bytes] = {}
         self.held_bytes = 0
         self.content_bytes = 0
@@ -72,6 +75,17 @@ class Batch:
             or self.chunks >= MAX_CHUNKS
             or len(self.effects) >= 4 * MAX_CHANGES
         )
+
+    def write_recipes(self) -> None:
+        """Make recipes of the drafts: work that the scan need not wait for."""
+        for draft in self.drafts:
+            new = [
+                NewChunk(chunk_id, piece, self.sub_blocks[chunk_id])
+                for chunk_id in draft.new
+                if not isinstance(piece := self.pieces[chunk_id], Stretch)
+            ]
+            self.recipes.update((recipe.id, recipe) for recipe in write_recipes(draft.old, new))
+        self.drafts.clear()
 
 
 class Pending:
@@ -268,6 +282,10 @@ class BatchBuilder:
     def new_rows(self) -> Mapping[bytes, bytes]:
         """The rows of those chunks whose bytes the batch has, by id."""
         return self._batch.sub_blocks
+
+    def draft_recipes(self, draft: Draft) -> None:
+        """Have recipes written for chunks of `new_rows` before the batch is sent."""
+        self._batch.drafts.append(draft)
 
     def add_recipes(self, recipes: Iterable[Recipe]) -> None:
         """Offer recipes for chunks of `new_rows`; their bytes stay for where one fails."""

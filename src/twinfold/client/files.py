@@ -11,7 +11,7 @@ from twinfold.client.moves import MoveFinder, Origin
 from twinfold.client.read import WHOLE_BYTES, Cut, Reader, settled
 from twinfold.client.shortage import NoRoomError, Shortage
 from twinfold.client.state import State
-from twinfold.client.subblocks import old_chunk_ids, recipes_for
+from twinfold.client.subblocks import draft_for
 from twinfold.client.tree import Directory
 from twinfold.client.uploads import Uploader
 from twinfold.core.planning import Facts, Known, differs_in_attributes
@@ -191,8 +191,9 @@ class FilePlanner:
             chunks.append(chunk)
         builder.let_go_of(cuts)
         if cuts and before is not None:
-            old_ids = old_chunk_ids(self._state, before)
-            builder.add_recipes(recipes_for(self._state, old_ids, cuts, builder.new_rows))
+            draft = draft_for(self._state, before, cuts, builder.new_rows)
+            if draft.old:
+                builder.draft_recipes(draft)
         change = PutFile(path, facts[1], facts[3], facts[2], content, chunks, upload)
         builder.add(change, *effects, header_bytes=len(path))
 

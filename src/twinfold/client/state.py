@@ -66,14 +66,21 @@ class State:
 
     Opened by `open_state`. ``lock`` may be held to see several answers at one moment.
 
+    Args:
+        database: what is written to.
+        beside: a connection of its own to the same file, for what is read while another
+            thread writes.
+
     Attributes:
         folder: the folder that the file is in.
         sub_block_budget_bytes: what the rows of sub-blocks may take.
     """
 
-    def __init__(self, database: sqlite3.Connection) -> None:
+    def __init__(self, database: sqlite3.Connection, beside: sqlite3.Connection) -> None:
         self._database = database
         self.lock = threading.RLock()
+        self._beside = beside
+        self._beside_lock = threading.Lock()
         path = self._one("SELECT file FROM pragma_database_list WHERE name = 'main'")
         self.folder = os.path.dirname(str(path))
         self._last_node = max(ROOT_NODE, self._one("SELECT max(id) FROM nodes") or 0)
@@ -86,7 +93,8 @@ class State:
 
     def close(self) -> None:
         """Close the file; everything acknowledged is in it."""
-        with self.lock:
+        with self.lock, self._beside_lock:
+            self._beside.close()
             self._database.close()
 
     def text(self, key: str) -> str | None:
@@ -174,7 +182,7 @@ class State:
     def knows_chunk(self, chunk_id: bytes) -> bool:
         """Tell whether the server ever acknowledged this chunk; a hint only."""
         query = "SELECT 1 FROM known_chunks WHERE id8 = ?"
-        return self._one(query, short_id(chunk_id)) is not None
+        return bool(self._all_beside(query, short_id(chunk_id)))
 
     def manifest_ids(self, manifest: int, start: int, count: int) -> list[bytes]:
         """Return a stretch of a stored manifest, shorter where it ends before."""
@@ -183,7 +191,7 @@ class State:
             "SELECT chunk_ids FROM segments WHERE manifest = ? AND segment BETWEEN ? AND ?"
             " ORDER BY segment"
         )
-        rows = self._all(query, manifest, first, last)
+        rows = self._all_beside(query, manifest, first, last)
         data = memoryview(b"".join(row[0] for row in rows))
         begin = (start - first * SEGMENT_CHUNKS) * CHUNK_ID_SIZE_BYTES
         end = min(len(data), begin + count * CHUNK_ID_SIZE_BYTES)
@@ -203,13 +211,11 @@ class State:
     def sub_blocks(self, chunk_ids: Iterable[bytes]) -> list[tuple[bytes, bytes]]:
         """Return (chunk id, rows) of those chunks whose sub-blocks are kept; a hint only."""
         query = "SELECT rows FROM sub_blocks WHERE id8 = ?"
-        found: list[tuple[bytes, bytes]] = []
-        with self.lock:
-            for chunk_id in chunk_ids:
-                rows = self._one(query, short_id(chunk_id))
-                if rows is not None:
-                    found.append((chunk_id, rows))
-        return found
+        return [
+            (chunk_id, rows)
+            for chunk_id in chunk_ids
+            for (rows,) in self._all_beside(query, short_id(chunk_id))
+        ]
 
     def acknowledge(
         self,
@@ -375,9 +381,19 @@ class State:
             DamagedStateError: the file is damaged.
             StateError: it cannot be read.
         """
+        with self.lock:
+            return self._rows(self._database, query, values)
+
+    def _all_beside(self, query: str, *values: object) -> list[Any]:
+        """Return what `_all` does, without waiting for a transaction that is under way."""
+        with self._beside_lock:
+            return self._rows(self._beside, query, values)
+
+    def _rows(
+        self, database: sqlite3.Connection, query: str, values: Sequence[object]
+    ) -> list[Any]:
         try:
-            with self.lock:
-                return self._database.execute(query, values).fetchall()
+            return database.execute(query, values).fetchall()
         except (sqlite3.Error, UnicodeDecodeError) as error:
             raise self._failed("read", error, "check that folder's disk") from error
 

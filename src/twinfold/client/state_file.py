@@ -84,7 +84,7 @@ def copy_state(path: Path, copy: Path) -> None:
     """
     try:
         with (
-            closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as kept,
+            closing(_read_only(path)) as kept,
             closing(sqlite3.connect(copy)) as written,
         ):
             kept.backup(written)
@@ -101,7 +101,7 @@ def kept_texts(path: Path, keys: Sequence[str]) -> dict[str, str]:
     if not path.exists():
         return {}
     try:
-        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as kept:
+        with closing(_read_only(path)) as kept:
             rows = kept.execute("SELECT key, value FROM meta").fetchall()
     except sqlite3.Error as error:
         raise StateError(f"cannot read the client's state {path}: {error}") from error
@@ -125,10 +125,15 @@ def _open(path: Path, source: bytes) -> State:
         if version < FORMAT_VERSION:
             _bring_up(database, version, source)
         check_soundness(database)
-        return State(database)
+        return State(database, _read_only(path))
     except BaseException:
         database.close()
         raise
+
+
+def _read_only(path: Path) -> sqlite3.Connection:
+    uri = f"{path.absolute().as_uri()}?mode=ro"
+    return sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
 
 
 def _check_format(database: sqlite3.Connection, path: Path) -> int:

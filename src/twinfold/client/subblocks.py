@@ -7,6 +7,7 @@ last push out the oldest.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from twinfold.client.read import Cut
 from twinfold.client.state import State
@@ -31,29 +32,32 @@ def rows_to_keep(data: bytes | memoryview, *, fine: bool) -> bytes:
     return sub_blocks(data, fine=fine) if len(data) >= _LEAST_BYTES else b""
 
 
-def old_chunk_ids(state: State, known: Known | None) -> list[bytes]:
-    """Return the chunks that a file was known to consist of, as far as they are used."""
-    if known is None or not known.content:
-        return []
-    if known.manifest:
-        return state.manifest_ids(known.manifest, 0, _MOST_OLD_CHUNKS)
-    return [known.content]
+class Draft(NamedTuple):
+    """New chunks, by id, and (id, rows) of old ones that they may have much of."""
+
+    new: list[bytes]
+    old: list[tuple[bytes, bytes]]
 
 
-def recipes_for(
-    state: State, old_ids: Iterable[bytes], cuts: Iterable[Cut], rows: Mapping[bytes, bytes]
-) -> list[Recipe]:
-    """Return recipes for those of the chunks that are new and that old ones have much of.
+def draft_for(
+    state: State, known: Known, cuts: Iterable[Cut], rows: Mapping[bytes, bytes]
+) -> Draft:
+    """Return what recipes for the new chunks of a file may be made of.
 
     Args:
         state: keeps the rows of old chunks.
-        old_ids: the chunks to copy out of.
-        cuts: chunks, new ones and others.
+        known: what the file was; its first chunks are those to copy out of.
+        cuts: the file's chunks, new ones and others.
         rows: of the new ones.
     """
-    fresh = [NewChunk(chunk.id, data, rows[chunk.id]) for chunk, data in cuts if chunk.id in rows]
-    kept = state.sub_blocks(old_ids) if fresh else []
-    return write_recipes(kept, fresh) if kept else []
+    new = [chunk.id for chunk, _ in cuts if chunk.id in rows]
+    return Draft(new, state.sub_blocks(_chunk_ids(state, known)) if new else [])
+
+
+def _chunk_ids(state: State, known: Known) -> list[bytes]:
+    if known.manifest:
+        return state.manifest_ids(known.manifest, 0, _MOST_OLD_CHUNKS)
+    return [known.content] if known.content else []
 
 
 class BaseCursor:
@@ -89,7 +93,10 @@ class BaseCursor:
         start = max(0, self._next - _AROUND_CHUNKS)
         count = self._next - start + len(fresh) + MAX_BASES
         old_ids = self._state.manifest_ids(self._manifest, start, count)
-        recipes = recipes_for(self._state, old_ids, fresh, rows)
+        new = [
+            NewChunk(chunk.id, data, rows[chunk.id]) for chunk, data in fresh if chunk.id in rows
+        ]
+        recipes = write_recipes(self._state.sub_blocks(old_ids), new) if new else []
         used = {base.id for recipe in recipes for base in recipe.bases}
         last = max((n for n, old in enumerate(old_ids) if old in used), default=None)
         self._next = start + last + 1 if last is not None else self._next + len(fresh)

@@ -137,6 +137,8 @@ class Transfer:
             self._window.leave(batch.held_bytes)
 
     async def _deliver(self, batch: Batch, number: int) -> tuple[BatchAnswer, int]:
+        if batch.drafts:
+            await asyncio.to_thread(batch.write_recipes)
         eager = self._send_all or _eager_bytes(batch) <= EAGER_BYTES
         sent_bytes = forgotten = refusals = 0
         while True:
