@@ -58,6 +58,13 @@ def test_a_descriptor_that_leaks_is_found(name: str) -> None:
     assert len(told) == 1
 
 
+def test_a_connection_that_was_closed_once_is_no_leak() -> None:
+    """A pair that has one descriptor less for a moment does not have one more from then on."""
+    samples = series("server descriptors", 21, 0, 0)
+    samples[len(samples) // 2]["server descriptors"] = 20
+    assert growth(samples, IDLE_BOUNDS, SECONDS) == []
+
+
 @pytest.mark.parametrize("name", ["attic bytes", "index bytes", "state bytes"])
 def test_a_disk_that_fills_is_found(name: str) -> None:
     """What is never thrown away shows in the attic, the index or the client's state."""
