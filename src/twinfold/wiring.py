@@ -25,6 +25,7 @@ from twinfold.core.retention import SteadyClock
 from twinfold.errors import DestinationError, UsageError
 from twinfold.server.events import Listener as ServerListener
 from twinfold.server.events import Listening, Message
+from twinfold.system.heap import share_heap
 from twinfold.system.stopping import wait_or_stop
 
 if TYPE_CHECKING:
@@ -180,6 +181,7 @@ def _tune_interpreter() -> None:
     A thread that comes back from a system call waits for the interpreter's lock up to the
     switch interval (5 ms by default) whenever another one computes.
     """
+    share_heap()
     gc.freeze()
     gc.enable()
     gc.set_threshold(_GARBAGE_THRESHOLD, 20, 100)

@@ -119,7 +119,7 @@ def _open(path: Path, source: bytes) -> State:
         os.chmod(path, 0o600)
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = NORMAL")
-        database.execute("PRAGMA cache_size = -16000")
+        database.execute("PRAGMA cache_size = -8000")
         database.execute("PRAGMA wal_autocheckpoint = 8000")
         version = _check_format(database, path)
         if version < FORMAT_VERSION:
