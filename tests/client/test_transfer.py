@@ -73,10 +73,10 @@ class GatedLink(RefusingLink):
     ("mebibytes", "together"),
     [
         ([0] * 10, 6),
-        ([8] * 10, 4),
+        ([8] * 10, 3),
         ([40, 1], 1),
-        ([31, 2], 1),
-        ([1, 31, 0, 0, 0, 1], 5),
+        ([23, 2], 1),
+        ([1, 23, 0, 0, 0, 1], 5),
     ],
 )
 async def test_what_is_on_its_way_is_bounded(

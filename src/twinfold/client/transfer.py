@@ -23,7 +23,7 @@ from twinfold.protocol import BatchAnswer, Refusal
 WINDOW_BATCHES = 6
 """Twice as many as the server commits together, so that it has some to stage meanwhile."""
 
-WINDOW_BYTES = 32 * 1024 * 1024
+WINDOW_BYTES = 24 * 1024 * 1024
 """So much content is kept for them: it is sent again after a break. The memory of a client."""
 
 EAGER_BYTES = 256 * 1024
