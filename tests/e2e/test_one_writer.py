@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import shutil
+import signal
+import socket
 import sqlite3
+import sys
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.harness import Pair, Result, assert_one_line, run
+from tests.e2e.proxy import PIECE_BYTES, Proxy
 from twinfold.client.place import place_of
 
 pytestmark = pytest.mark.process
@@ -54,6 +60,61 @@ def other(pair: Pair) -> Other:
     shutil.copytree(pair.source, source)
     (source / "mine").write_bytes(b"of the other")
     return Other(pair, source)
+
+
+def test_what_was_taken_over_once_is_not_taken_back(pair: Pair, other: Other) -> None:
+    """A client that was cut off while the next one took over ends, though it took over itself."""
+    if sys.platform == "win32":
+        pytest.skip("a process is held up by a signal")
+    pair.settle()
+    pair.client.terminate()
+    pair.start_client("--take-over").expect("in_sync")
+    mark = pair.client.mark()
+    pair.server.kill()
+    pair.client.expect("waiting", since=mark)
+    pair.client.process.send_signal(signal.SIGSTOP)
+    pair.restart_server()
+    assert other.once("--take-over").code == 0
+    pair.client.process.send_signal(signal.SIGCONT)
+    assert_stopped(pair, str(other.source))
+    assert (pair.dest / "mine").exists()
+
+
+EPOCHS = {
+    "answer": re.compile(rb"\xa5epoch(?:\xce.{4}|\xcf.{8}|[\x00-\x7f])", re.DOTALL),
+    "request": re.compile(rb"Twinfold-Epoch: [0-9]+"),
+}
+
+
+class EpochSpoiler(Proxy):
+    """Turns the last bit of an epoch, once, in an answer or in a request."""
+
+    def __init__(self, port: int, where: str) -> None:
+        self._epoch = EPOCHS[where]
+        self.done = False
+        super().__init__(("127.0.0.1", port))
+
+    def _pass_on(self, source: socket.socket, target: socket.socket, outward: bool) -> None:
+        with contextlib.suppress(OSError):
+            while data := bytearray(source.recv(PIECE_BYTES)):
+                if not self.done and (found := self._epoch.search(data)):
+                    data[found.end() - 1] ^= 1
+                    self.done = True
+                target.sendall(data)
+            target.shutdown(socket.SHUT_WR)
+
+
+@pytest.mark.parametrize("where", EPOCHS)
+def test_a_spoilt_epoch_is_no_other_writer(pair: Pair, where: str) -> None:
+    """The client asks who the writer is before it gives up its place, and goes on."""
+    (pair.source / "file").write_bytes(b"file")
+    pair.start_server()
+    with EpochSpoiler(pair.port, where) as spoiler:
+        pair.start_client(proxy=spoiler).expect("in_sync")
+        change(pair)
+        pair.settle()
+        pair.assert_equal()
+    assert spoiler.done
 
 
 def change(pair: Pair) -> None:

@@ -119,6 +119,56 @@ def test_a_state_that_says_what_cannot_be(pair: Pair) -> None:
     assert list(path.parent.glob("*.damaged-*"))
 
 
+def misplace(path: Path, name: bytes, into: bytes) -> None:
+    """Put a node into another one, where the database looks it up and not where it is kept."""
+    with closing(sqlite3.connect(path)) as database:
+        query = "SELECT rootpage FROM sqlite_master WHERE name = 'sqlite_autoindex_nodes_1'"
+        (page,) = database.execute(query).fetchone()
+        (page_size_bytes,) = database.execute("PRAGMA page_size").fetchone()
+        (above,) = database.execute("SELECT id FROM nodes WHERE name = ?", (into,)).fetchone()
+    data = bytearray(path.read_bytes())
+    start = (page - 1) * page_size_bytes
+    # The number of the parent, one byte, stands before the name.
+    data[data.index(name, start, start + page_size_bytes) - 1] = above
+    path.write_bytes(data)
+
+
+def fill_a_folder(pair: Pair) -> Path:
+    """Bring a folder of files into sync, beside another one; return the folder."""
+    folder = pair.source / "folder"
+    for path in (folder, pair.source / "twin"):
+        path.mkdir()
+    for name in ("first", "second", "third"):
+        (folder / name).write_bytes(name.encode())
+    pair.start_server()
+    pair.sync()
+    return folder
+
+
+def test_a_state_whose_look_up_is_wrong(pair: Pair) -> None:
+    """What could not be found in it would stay at the server for ever."""
+    folder = fill_a_folder(pair)
+    (path,) = pair.client_state.rglob("state.sqlite")
+    misplace(path, b"second", b"")
+    (folder / "third").unlink()
+    pair.sync()
+    pair.assert_equal()
+    assert list(path.parent.glob("*.damaged-*"))
+
+
+def test_an_index_whose_look_up_is_wrong(pair: Pair) -> None:
+    """It is set aside before anything is asked of it, and made anew from the files."""
+    folder = fill_a_folder(pair)
+    pair.server.terminate()
+    own = pair.dest / ".twinfold"
+    misplace(own / "index.sqlite", b"third", b"third")
+    pair.restart_server()
+    assert list(own.glob("damaged-*.sqlite"))
+    (folder / "third").write_bytes(b"another")
+    pair.sync()
+    pair.assert_equal()
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -402,4 +402,22 @@ CLIENT_FAULTS = (
         ),
         ("tests/hostile/test_stored.py::test_a_state_whose_damage_shows_later",),
     ),
+    Fault(
+        "a state that cannot be looked up is used",
+        "9",
+        (
+            Edit(
+                "client/soundness.py",
+                '        if found != "ok":\n',
+                '        if found == "":\n',
+            ),
+        ),
+        ("tests/hostile/test_stored.py::test_a_state_whose_look_up_is_wrong",),
+    ),
+    Fault(
+        "what was taken over is taken back",
+        "13",
+        (Edit("client/link.py", "        self._take_over = False\n", ""),),
+        ("tests/e2e/test_one_writer.py::test_what_was_taken_over_once_is_not_taken_back",),
+    ),
 )

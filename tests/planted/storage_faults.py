@@ -335,4 +335,16 @@ STORAGE_FAULTS = (
         ),
         ("tests/storage/test_destination.py::test_a_folder_that_is_made_survives_a_power_cut",),
     ),
+    Fault(
+        "an index that cannot be looked up is used",
+        "9",
+        (
+            Edit(
+                "storage/index.py",
+                "PRAGMA integrity_check(1)",
+                "PRAGMA quick_check(1)",
+            ),
+        ),
+        ("tests/hostile/test_stored.py::test_an_index_whose_look_up_is_wrong",),
+    ),
 )

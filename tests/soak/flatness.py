@@ -34,9 +34,11 @@ class Bound(NamedTuple):
     of_second: Callable[[Sequence[float]], float] | None = None
 
 
-CLIENT_MEMORY = Bound(statistics.median, 1.05, 3 * MIB)
-SERVER_MEMORY = CLIENT_MEMORY._replace(least_s=1_800)
+SERVER_MEMORY = Bound(statistics.median, 1.05, 3 * MIB, least_s=1_800)
 """The index's page cache, 16 MiB a connection, fills as the attic is thinned out."""
+
+CLIENT_MEMORY = Bound(statistics.median, 1.05, 6 * MIB)
+"""The state's page cache, 8 MB a connection of two, fills as the state grows."""
 
 THREADS = Bound(max, 1, 3)
 """A pool has a thread for each task that it ever had at once, up to its limit."""

@@ -10,7 +10,7 @@ from twinfold import protocol
 from twinfold.client.connection import Connection, LostPlaceError
 from twinfold.client.events import Connected, Connecting, Listener, Waiting
 from twinfold.client.identity import Identity
-from twinfold.errors import ConnectionLostError, RefusedError
+from twinfold.errors import ConnectionLostError, RefusedError, StaleEpochError
 from twinfold.protocol import OpenSession, Session
 
 FIRST_DELAY_S = 0.1
@@ -103,6 +103,23 @@ class Link:
             if not same or self.session.revision < self._acknowledged:
                 raise LostPlaceError("the server has lost this client's session")
 
+    async def reassure(self, error: StaleEpochError) -> None:
+        """Return if this client is the writer all the same: then a number was spoilt on its way.
+
+        Raises:
+            StaleEpochError: ``error``; another client took over.
+            ConnectionLostError: this client does not wait any longer.
+        """
+        while True:
+            try:
+                await self._open(goes_on=True)
+            except ConnectionLostError as lost:
+                await self.wait(lost)
+            except RefusedError:
+                raise error from None
+            else:
+                return
+
     def next_number(self) -> int:
         """Return the number of the next batch in this session."""
         self._last_number += 1
@@ -119,7 +136,8 @@ class Link:
         self._failures = 0
         self._failing_since_s = None
 
-    async def _open(self) -> None:
+    async def _open(self, *, goes_on: bool = False) -> None:
+        """Open a session; one that only ``goes_on`` takes nothing from another client."""
         connection = self.connection
         self._listener(Connecting(connection.url))
         hello = await connection.hello()
@@ -137,11 +155,12 @@ class Link:
                 max(common),
                 self._identity.client_id,
                 self._instance,
-                self._name,
-                self._take_over,
+                "" if goes_on else self._name,
+                self._take_over and not goes_on,
                 self._earlier,
             )
         )
+        self._take_over = False
         self.server_id = hello.server_id
         self.generation += 1
         self._listener(Connected(connection.url))

@@ -1,4 +1,4 @@
-"""Whether what the client's state says can be: damage that its pages do not show."""
+"""Whether what the client's state says can be: damage that reading a page does not show."""
 
 from __future__ import annotations
 
@@ -32,6 +32,9 @@ _META = {
 _NEEDED = {b"client_id", b"revision"}
 _CLIENT_ID_BYTES = 16
 _COUNTS = {b"revision", b"files", b"size_bytes", b"entries", b"sub_block_bytes"}
+
+# What these do not find counts as gone; a chunk that is not found is only sent.
+_LOOKED_UP = ("nodes", "segments")
 
 # The root has no name, and no mode before the first session.
 _WRONG = {
@@ -75,11 +78,15 @@ _WRONG = {
 
 
 def check_soundness(database: sqlite3.Connection) -> None:
-    """Look at all that the state says but the ids of chunks.
+    """Look at all that the state says but the ids of chunks, and whether it can be looked up.
 
     Raises:
         sqlite3.DatabaseError: it says what cannot be.
     """
+    for table in _LOOKED_UP:
+        (found,) = database.execute(f"PRAGMA integrity_check({table})").fetchone()
+        if found != "ok":
+            raise sqlite3.DatabaseError(found)
     for words, statement in _WRONG.items():
         if database.execute(f"{statement} LIMIT 1").fetchone():
             raise sqlite3.DatabaseError(words)

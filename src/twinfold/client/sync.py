@@ -41,6 +41,7 @@ from twinfold.errors import (
     ProtocolError,
     SourceReplacedError,
     SourceVanishedError,
+    StaleEpochError,
     StateError,
 )
 from twinfold.model import ROOT_PATH
@@ -168,6 +169,8 @@ class Synchroniser:
             return
         except DriftedError as error:
             self._board.tell(Drifted(str(error)))
+        except StaleEpochError as error:
+            await self._link.reassure(error)
         except LostPlaceError as error:
             self._use_bases = not error.avoid_bases
             await self._pause(str(error), min(FAILURE_DELAY_S, 0.05 * 2**self._losses))

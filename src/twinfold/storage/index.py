@@ -138,7 +138,7 @@ def _check_pages(engine: Engine, path: Path) -> None:
         DamagedIndexError: it cannot be as it is.
     """
     with engine.connect() as connection:
-        found = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()
+        found = connection.exec_driver_sql("PRAGMA integrity_check(1)").scalar()
         if found == "ok":
             found = unsound(connection) or "ok"
     if found != "ok":
