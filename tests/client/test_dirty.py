@@ -15,7 +15,7 @@ from tests.client.mirror import WAYS, ScannedSource, snapshot
 from twinfold.client.dirty import Names
 from twinfold.client.files import FilePlanner
 from twinfold.client.tree import DescriptorDirectory
-from twinfold.model import Move
+from twinfold.model import Change, MakeDirectory, Move, PutFile, SetAttributes
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="directories have descriptors")
 
@@ -50,6 +50,10 @@ def fail_to_enter(monkeypatch: pytest.MonkeyPatch, failing: bytes, number: int) 
 
 def paths(source: ScannedSource) -> list[bytes]:
     return [problem.path for problem in source.problems.listed()]
+
+
+def is_about_attributes(change: Change) -> bool:
+    return isinstance(change, SetAttributes)
 
 
 def check(source: ScannedSource) -> None:
@@ -208,3 +212,30 @@ def test_a_new_directory_has_the_name_of_one_found_elsewhere(
     (source.root / "h" / "new").write_text("new")
     source.scan(Names({b"": names, b"h": {b"new"}, b"k": None}, set()))
     check(source)
+
+
+def test_a_directory_that_is_looked_at_twice_brings_what_is_in_it_once(
+    source: ScannedSource,
+) -> None:
+    """What is below a directory that was moved was named, but not yet that it is gone."""
+    (source.root / "old").mkdir()
+    (source.root / "a").mkdir()
+    source.scan()
+    source.forget_changes()
+    (source.root / "new" / "inner").mkdir(parents=True)
+    (source.root / "file").write_text("new")
+    (source.root / "old" / "inner").mkdir()
+    (source.root / "old").rename(source.root / "a" / "moved")
+    named: dict[bytes, set[bytes] | None] = {
+        b"": {b"new", b"file"},
+        b"a": {b"moved"},
+        b"old": {b"inner"},
+    }
+    source.scan(Names(named, {b"new"}))
+    check(source)
+    brought = [
+        change.path
+        for change in source.mirror.changes
+        if isinstance(change, PutFile | MakeDirectory | Move)
+    ]
+    assert len(brought) == len(set(brought))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.planted.fault import Edit, Fault
 from tests.planted.suites import ANY_CHANGE, SIMULATION
 
+DIRTY = "tests/client/test_dirty.py"
 READ = "tests/client/test_read.py"
 SCAN = "tests/client/test_scan.py"
 SYNC = "tests/client/test_sync.py"
@@ -389,6 +390,12 @@ CLIENT_FAULTS = (
         "5",
         (Edit("client/scan.py", "        if not self.tools.moves.moved:\n", "        if True:\n"),),
         ("tests/client/test_scan.py::test_a_hard_link_to_a_file_whose_directory_is_renamed",),
+    ),
+    Fault(
+        "what is on its way to a directory is found anew when it is looked at again",
+        "5",
+        (Edit("client/scan.py", "        for name in arriving:\n", "        for name in ():\n"),),
+        (f"{DIRTY}::test_a_directory_that_is_looked_at_twice_brings_what_is_in_it_once",),
     ),
     Fault(
         "damage of the state is taken for a full disk",

@@ -96,18 +96,21 @@ class Pending:
         self._places: dict[int, tuple[int, int, bytes]] = {}
         self._touched: dict[int, int] = {}
         self._removed: dict[int, int] = {}
+        self._arriving: dict[int, dict[int, set[bytes]]] = {}
         self._chunks: dict[bytes, int] = {}
 
     def note(self, serial: int, effect: Effect) -> None:
         """Remember an effect that waits for its acknowledgement."""
         if isinstance(effect, Insert):
             node = effect.node
+            self._note_arrival(serial, node.parent, node.name)
             if node.kind != DIRECTORY:
                 return
             with self._state.lock:
                 self._places[node.id] = (serial, node.parent, node.name)
                 self._touched[node.id] = serial
         elif isinstance(effect, Relocate):
+            self._note_arrival(serial, effect.parent, effect.name)
             with self._state.lock:
                 self._places[effect.node] = (serial, effect.parent, effect.name)
                 self._touched[effect.node] = serial
@@ -117,6 +120,17 @@ class Pending:
         elif isinstance(effect, Remove):
             with self._state.lock:
                 self._removed[effect.node] = serial
+
+    def _note_arrival(self, serial: int, parent: int, name: bytes) -> None:
+        self._arriving.setdefault(serial, {}).setdefault(parent, set()).add(name)
+
+    def arriving(self, parent: int) -> set[bytes]:
+        """Return the names that batches on their way put into a directory.
+
+        A name that is no longer among them is one that the state knows, if it is asked afterwards.
+        """
+        batches = list(self._arriving.values())
+        return set().union(*(batch[parent] for batch in batches if parent in batch))
 
     def note_chunk(self, serial: int, chunk_id: bytes) -> None:
         """Remember that a batch brings this chunk.
@@ -158,6 +172,7 @@ class Pending:
             self._places = {n: p for n, p in self._places.items() if p[0] != serial}
             self._touched = {n: s for n, s in self._touched.items() if s != serial}
             self._removed = {n: s for n, s in self._removed.items() if s != serial}
+            self._arriving.pop(serial, None)
             for chunk_id in batch.pieces:
                 if self._chunks.get(chunk_id) == serial:
                     del self._chunks[chunk_id]
@@ -168,6 +183,7 @@ class Pending:
             self._places.clear()
             self._touched.clear()
             self._removed.clear()
+            self._arriving.clear()
             self._chunks.clear()
 
 

@@ -149,6 +149,7 @@ class Scan:
         tools.builder.flush_due()
         tools.watch(path, directory.fd)
         tools.problems.doubt(path, names or ())
+        arriving = tools.pending.arriving(child.node)
         found = self._list(directory, path, child, names, deletions)
         if found is None:
             return []
@@ -160,6 +161,10 @@ class Scan:
             )
         if deletions:
             self._plan_directory(path, child, facts)
+        for name in arriving:
+            # This scan was here before, and found it: the state does not say so yet.
+            listing.pop(name, None)
+            known.pop(name, None)
         kept = tools.ignore.without_ignored(path, listing)
         for name in names_not_kept((name, facts[3]) for name, facts in kept.items()):
             self.note_problem(join(path, name), TIME_NOT_KEPT)
