@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from tests.client.mirror import Snapshot, snapshot
-from tests.client.running import RunningClient, client_settings, running_server
+from tests.client.running import WITHIN_S, RunningClient, client_settings, running_server
 from twinfold.client.control import NotRunningError, ask_status, ask_wait, list_clients
 from twinfold.client.events import Applied, Comparing, Held, InSync, Problem, Waiting
 from twinfold.client.place import place_of
@@ -306,6 +306,41 @@ async def test_status_of_running_clients(tmp_path: Path, server: ServerAddress) 
     assert await list_clients(tmp_path / "client") == []
     with pytest.raises(NotRunningError):
         await ask_status(place_of(tmp_path / "client", client.settings.source))
+
+
+async def test_who_asks_is_answered_although_the_state_is_made_anew(
+    tmp_path: Path, server: ServerAddress
+) -> None:
+    """Damage that shows while the client runs ends no `wait`, and the client can be asked on."""
+    client = RunningClient(client_settings(tmp_path, server))
+    await client.told(InSync)
+    place = place_of(tmp_path / "client", client.settings.source)
+    with sqlite3.connect(place.state) as database:
+        columns = "parent, name, kind, mode, size, mtime_ns, ctime_ns, dev, inode"
+        database.executemany(
+            f"INSERT INTO nodes (id, {columns}, content, target, manifest)"
+            " VALUES (?, 99, 'x' || ?1, 1, 0, 0, 0, 0, 0, 0, x'', x'', 0)",
+            [(node,) for node in range(2, 50)],
+        )
+    database.close()
+    (tmp_path / "source" / "new").write_text("new")
+    asking = []
+    for _ in range(20):
+        waiting = ask_wait(tmp_path / "client", client.settings.source, None)
+        asking.append(asyncio.create_task(waiting))
+        await ask_status(place)
+        await asyncio.sleep(0.005)
+    await client.told(Waiting)
+    (tmp_path / "source" / "newer").write_text("newer")
+    async with asyncio.timeout(WITHIN_S):
+        answers = await asyncio.gather(*asking)
+    assert all(answer.in_sync for answer in answers)
+    assert list(place.folder.glob("*.damaged-*"))
+    with pytest.raises(LockedError):
+        await RunningClient(client.settings).result()
+    await ask_wait(tmp_path / "client", client.settings.source, None)
+    check(tmp_path)
+    await client.stop()
 
 
 async def test_a_busy_file_is_reported_and_the_others_go_on(

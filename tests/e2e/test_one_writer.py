@@ -80,36 +80,37 @@ def test_what_was_taken_over_once_is_not_taken_back(pair: Pair, other: Other) ->
     assert (pair.dest / "mine").exists()
 
 
-EPOCHS = {
-    "answer": re.compile(rb"\xa5epoch(?:\xce.{4}|\xcf.{8}|[\x00-\x7f])", re.DOTALL),
-    "request": re.compile(rb"Twinfold-Epoch: [0-9]+"),
+NUMBERS = {
+    "epoch in an answer": re.compile(rb"\xa5epoch(?:\xce.{4}|\xcf.{8}|[\x00-\x7f])", re.DOTALL),
+    "epoch in a request": re.compile(rb"Twinfold-Epoch: [0-9]+"),
+    "protocol version": re.compile(rb"\xa9protocols\x91."),
 }
 
 
-class EpochSpoiler(Proxy):
-    """Turns the last bit of an epoch, once, in an answer or in a request."""
+class Spoiler(Proxy):
+    """Turns the last bit of a number, once, on its way."""
 
-    def __init__(self, port: int, where: str) -> None:
-        self._epoch = EPOCHS[where]
+    def __init__(self, port: int, number: str) -> None:
+        self._number = NUMBERS[number]
         self.done = False
         super().__init__(("127.0.0.1", port))
 
     def _pass_on(self, source: socket.socket, target: socket.socket, outward: bool) -> None:
         with contextlib.suppress(OSError):
             while data := bytearray(source.recv(PIECE_BYTES)):
-                if not self.done and (found := self._epoch.search(data)):
+                if not self.done and (found := self._number.search(data)):
                     data[found.end() - 1] ^= 1
                     self.done = True
                 target.sendall(data)
             target.shutdown(socket.SHUT_WR)
 
 
-@pytest.mark.parametrize("where", EPOCHS)
-def test_a_spoilt_epoch_is_no_other_writer(pair: Pair, where: str) -> None:
-    """The client asks who the writer is before it gives up its place, and goes on."""
+@pytest.mark.parametrize("number", NUMBERS)
+def test_a_spoilt_number_ends_no_client(pair: Pair, number: str) -> None:
+    """It asks again before it gives up, for its place or for good, and goes on."""
     (pair.source / "file").write_bytes(b"file")
     pair.start_server()
-    with EpochSpoiler(pair.port, where) as spoiler:
+    with Spoiler(pair.port, number) as spoiler:
         pair.start_client(proxy=spoiler).expect("in_sync")
         change(pair)
         pair.settle()

@@ -24,8 +24,9 @@ from twinfold import config, protocol
 from twinfold.client import events as client_events
 from twinfold.client.control import Control
 from twinfold.client.ignore import IgnoreRules
-from twinfold.client.place import ClientPlace, place_of
+from twinfold.client.place import place_of
 from twinfold.client.tree import open_root
+from twinfold.client.verify import Told
 from twinfold.core.manifest import content_id, expand
 from twinfold.core.recipes import follow_recipe
 from twinfold.errors import ProtocolError, UsageError
@@ -168,13 +169,15 @@ class Decoders:
 
         async def ask(data: bytes) -> None:
             before = len(self._unhandled)
-            async with _control(place):
+            async with Control(place) as control:
+                answering = asyncio.create_task(_settle_at_once(control))
                 reader, writer = await asyncio.open_unix_connection(place.control_socket)
                 writer.write(data)
                 writer.write_eof()
                 async with asyncio.timeout(10):
                     await reader.read()
                 writer.close()
+                answering.cancel()
             await asyncio.sleep(0)
             if len(self._unhandled) > before:
                 error = self._unhandled[-1].get("exception")
@@ -190,16 +193,32 @@ class Decoders:
         )
 
 
-def _control(place: ClientPlace) -> Control:
-    status = client_events.Status("source", "url", 1, "live", "", 0, 0, 0, 0, [], None, True)
+class _Calm:
+    """A client with nothing to do."""
 
-    async def done(*_asked: object) -> bool:
-        return True
+    def __init__(self) -> None:
+        self._status = client_events.Status(
+            "source", "url", 1, "live", "", 0, 0, 0, 0, [], None, True
+        )
 
-    async def verified(_told: object) -> client_events.Verified:
-        return client_events.Verified(status, [], 0, 0, 0.0)
+    def status(self) -> client_events.Status:
+        return self._status
 
-    return Control(place, lambda: status, done, done, verified)
+    async def release(self, deletions: int) -> bool:
+        return deletions >= 0
+
+    async def verify(self, told: Told) -> client_events.Verified:
+        del told
+        return client_events.Verified(self._status, [], 0, 0, 0.0)
+
+
+async def _settle_at_once(control: Control) -> None:
+    with control.answered_by(_Calm()):
+        while True:
+            await control.waiters.asked.wait()
+            control.waiters.asked.clear()
+            control.waiters.begin_cycle()
+            control.waiters.end_cycle(is_settling=False, is_equal=True)
 
 
 def _messages() -> Iterator[Decoder]:

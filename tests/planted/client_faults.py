@@ -398,6 +398,24 @@ CLIENT_FAULTS = (
         (f"{DIRTY}::test_a_directory_that_is_looked_at_twice_brings_what_is_in_it_once",),
     ),
     Fault(
+        "who waits is forgotten when the state is made anew",
+        "9",
+        (
+            Edit(
+                "client/run.py",
+                "board, control.waiters)",
+                "board, type(control.waiters)())",
+            ),
+        ),
+        (f"{SYNC}::test_who_asks_is_answered_although_the_state_is_made_anew",),
+    ),
+    Fault(
+        "a server that once names no known version is given up",
+        "9",
+        (Edit("client/link.py", "_GREETINGS = 3", "_GREETINGS = 1"),),
+        ("tests/e2e/test_one_writer.py::test_a_spoilt_number_ends_no_client",),
+    ),
+    Fault(
         "damage of the state is taken for a full disk",
         "9",
         (

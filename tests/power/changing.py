@@ -126,7 +126,8 @@ class ChangingSource:
 
     def _name(self) -> bytes:
         folder = self._random.choice(self._folders())
-        return folder + b"/f%d" % self._random.randrange(_NAMES)
+        name = b"f%d" % self._random.randrange(_NAMES)
+        return folder + b"/" + name if folder else name
 
     def _content(self) -> bytes:
         """Return content that shares most of its bytes with others."""

@@ -49,6 +49,8 @@ def main() -> int:
     if asked.part:
         return _run_part(asked)
     began_s = time.monotonic()
+    if asked.work:
+        asked.work.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="torture-", dir=asked.work) as work:
         ran = _run_all(asked.only or list(PARTS), asked.seed, asked.minutes * 60, Path(work))
     text = as_text(ran, asked.seed, time.monotonic() - began_s)

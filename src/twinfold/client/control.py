@@ -12,16 +12,18 @@ import hmac
 import os
 import secrets
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Literal
+from typing import Literal, Protocol
 
 import msgspec
 
 from twinfold.client.events import Status, Verified, VerifyFailed, VerifyLine
 from twinfold.client.place import ClientPlace, place_of, places
 from twinfold.client.verify import Told
+from twinfold.client.waiters import Waiters
 from twinfold.errors import TwinfoldError
 
 _MAX_LINE_BYTES = 64 * 1024 * 1024
@@ -49,44 +51,73 @@ class NotRunningError(TwinfoldError):
     """No client is running for this source."""
 
 
+class Asked(Protocol):
+    """What answers the questions."""
+
+    def status(self) -> Status:
+        """Return what it does now."""
+
+    async def release(self, deletions: int) -> bool:
+        """Wait for all, but let so many held deletions, and what looks unmounted, pass before."""
+
+    async def verify(self, told: Told) -> Verified:
+        """Have both ends read everything again."""
+
+
 class Control:
     """Answers questions for as long as its block lasts.
 
     Args:
         place: where the client is found.
-        status: what it does now.
-        wait_for_all: returns when all that was changed before is durable, False if it is held.
-        release: the same, but lets so many held deletions, and what looks unmounted, pass before.
-        verify: has both ends read everything again.
+
+    Attributes:
+        waiters: those who wait until all that was changed before is durable.
     """
 
-    def __init__(
-        self,
-        place: ClientPlace,
-        status: Callable[[], Status],
-        wait_for_all: Callable[[], Awaitable[bool]],
-        release: Callable[[int], Awaitable[bool]],
-        verify: Callable[[Told], Awaitable[Verified]],
-    ) -> None:
-        self._verify = verify
+    def __init__(self, place: ClientPlace) -> None:
+        self.waiters = Waiters()
         self._place = place
-        self._status = status
-        self._wait_for_all = wait_for_all
-        self._release = release
+        self._asked: Asked | None = None
+        self._is_ready = asyncio.Event()
+        self._verifying: set[asyncio.Future[Verified]] = set()
         self._secret = ""
         self._server: asyncio.Server | None = None
 
+    @contextmanager
+    def answered_by(self, asked: Asked) -> Iterator[None]:
+        """Let this one answer for as long as the block lasts; then what it verifies breaks off.
+
+        Until the next one answers, the status stays what it was, and all others wait.
+        """
+        self._asked = asked
+        self._is_ready.set()
+        try:
+            yield
+        finally:
+            self._is_ready.clear()
+            for verifying in self._verifying:
+                verifying.cancel()
+
     async def __aenter__(self) -> Control:
+        try:
+            await self._listen()
+        except BaseException:
+            self._close()
+            raise
+        return self
+
+    async def _listen(self) -> None:
         self._remove()
         if sys.platform != "win32" and _has_socket(self._place):
-            self._server = await asyncio.start_unix_server(self._serve, self._place.control_socket)
+            self._server = await asyncio.start_unix_server(
+                self._converse, self._place.control_socket
+            )
             self._place.control_socket.chmod(0o600)
         else:
             self._secret = secrets.token_urlsafe(32)
-            self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+            self._server = await asyncio.start_server(self._converse, "127.0.0.1", 0)
             port = self._server.sockets[0].getsockname()[1]
             _write_private(self._place.control_port, _Port(port, self._secret))
-        return self
 
     async def __aexit__(
         self,
@@ -94,6 +125,9 @@ class Control:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._close()
+
+    def _close(self) -> None:
         if self._server is not None:
             self._server.close()
         self._remove()
@@ -102,7 +136,7 @@ class Control:
         self._place.control_socket.unlink(missing_ok=True)
         self._place.control_port.unlink(missing_ok=True)
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             question = msgspec.json.decode(await reader.readline(), type=Question)
             if not hmac.compare_digest(question.secret.encode(), self._secret.encode()):
@@ -122,12 +156,21 @@ class Control:
 
     async def _answer(self, question: Question) -> Status:
         if question.op == "status":
-            return self._status()
+            return await self._status()
         if question.op == "wait":
             arrived = await self._wait(question.timeout_s)
         else:
-            arrived = await self._release(question.deletions)
-        return msgspec.structs.replace(self._status(), in_sync=arrived)
+            arrived = await (await self._ready()).release(question.deletions)
+        return msgspec.structs.replace(await self._status(), in_sync=arrived)
+
+    async def _ready(self) -> Asked:
+        """Return who answers now; at the start, and when the client begins anew, nobody does."""
+        while self._asked is None or not self._is_ready.is_set():
+            await self._is_ready.wait()
+        return self._asked
+
+    async def _status(self) -> Status:
+        return (self._asked or await self._ready()).status()
 
     async def _serve_verify(self, writer: asyncio.StreamWriter) -> None:
         """Write a line for each progress, and one for how it ended."""
@@ -135,22 +178,27 @@ class Control:
         def tell(line: VerifyLine) -> None:
             writer.write(msgspec.json.encode(line) + b"\n")
 
-        verifying = asyncio.ensure_future(self._verify(tell))
+        verifying = asyncio.ensure_future((await self._ready()).verify(tell))
+        self._verifying.add(verifying)
         try:
             while not verifying.done():
                 await asyncio.wait([verifying], timeout=_LOOK_EVERY_S)
                 await writer.drain()
-            tell(verifying.result())
+            if verifying.cancelled():
+                tell(VerifyFailed("the client ended or began anew meanwhile; verify again"))
+            else:
+                tell(verifying.result())
         except TwinfoldError as error:
             tell(VerifyFailed(str(error)))
         finally:
+            self._verifying.discard(verifying)
             verifying.cancel()
         await writer.drain()
 
     async def _wait(self, timeout_s: float | None) -> bool:
         try:
             async with asyncio.timeout(timeout_s):
-                return await self._wait_for_all()
+                return await self.waiters.wait()
         except TimeoutError:
             return False
 

@@ -11,12 +11,15 @@ from twinfold.client.connection import Connection, LostPlaceError
 from twinfold.client.events import Connected, Connecting, Listener, Waiting
 from twinfold.client.identity import Identity
 from twinfold.errors import ConnectionLostError, RefusedError, StaleEpochError
-from twinfold.protocol import OpenSession, Session
+from twinfold.protocol import Hello, OpenSession, Session
 
 FIRST_DELAY_S = 0.1
 LAST_DELAY_S = 5.0
 ONCE_PATIENCE_S = 60.0
 """A client that runs once does not wait longer than this for a server that went away."""
+
+_GREETINGS = 3
+"""So often in all is a server asked whose protocol versions this program does not know."""
 
 
 class Link:
@@ -140,19 +143,10 @@ class Link:
         """Open a session; one that only ``goes_on`` takes nothing from another client."""
         connection = self.connection
         self._listener(Connecting(connection.url))
-        hello = await connection.hello()
-        common = set(hello.protocols) & set(protocol.PROTOCOL_VERSIONS)
-        if not common:
-            newest = max(protocol.PROTOCOL_VERSIONS)
-            older = "server" if max(hello.protocols, default=0) < newest else "client"
-            raise RefusedError(
-                "version",
-                f"{connection.url} speaks no protocol version that this program knows; "
-                f"update the {older}",
-            )
+        hello, version = await self._greet()
         self.session = await connection.open_session(
             OpenSession(
-                max(common),
+                version,
                 self._identity.client_id,
                 self._instance,
                 "" if goes_on else self._name,
@@ -164,6 +158,24 @@ class Link:
         self.server_id = hello.server_id
         self.generation += 1
         self._listener(Connected(connection.url))
+
+    async def _greet(self) -> tuple[Hello, int]:
+        """Ask who the server is; return that and the protocol version to speak.
+
+        An answer that would end this client is asked for again: it may have been spoilt.
+        """
+        for _ in range(_GREETINGS):
+            hello = await self.connection.hello()
+            common = set(hello.protocols) & set(protocol.PROTOCOL_VERSIONS)
+            if common:
+                return hello, max(common)
+        newest = max(protocol.PROTOCOL_VERSIONS)
+        older = "server" if max(hello.protocols, default=0) < newest else "client"
+        raise RefusedError(
+            "version",
+            f"{self.connection.url} speaks no protocol version that this program knows; "
+            f"update the {older}",
+        )
 
     async def wait(self, error: ConnectionLostError) -> None:
         """Wait before the next try, longer each time.

@@ -7,8 +7,8 @@ import os
 import socket
 import tempfile
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -24,7 +24,7 @@ from twinfold.client.identity import Identity
 from twinfold.client.ignore import IgnoreRules
 from twinfold.client.link import Link
 from twinfold.client.moves import MoveFinder
-from twinfold.client.place import ClientPlace, place_of
+from twinfold.client.place import place_of
 from twinfold.client.problems import Problems
 from twinfold.client.read import OUT_OF_DESCRIPTORS, Reader
 from twinfold.client.scan import Scan
@@ -55,34 +55,61 @@ async def run_client(settings: ClientSettings, listener: Listener, stop: asyncio
     Raises:
         TwinfoldError: it cannot be done; the text says why.
     """
-    patient = not settings.once
     loop = asyncio.get_running_loop()
     relapses, remedy = Relapses(), Remedy(renew=False, pause_s=0.0)
-    while True:
-        began_s = loop.time()
+    async with _reachable(settings) as control:
+        while True:
+            began_s = loop.time()
+            tell = listener
+            try:
+                async with _assembled(
+                    settings, control, listener, patient=not settings.once, renew=remedy.renew
+                ) as synchroniser:
+                    tell = synchroniser.board.tell
+                    return await _run_until(synchroniser, stop, settings.once)
+            except DamagedStateError as error:
+                remedy = relapses.note(loop.time() - began_s)
+                if settings.once and remedy.pause_s:
+                    raise
+                tell(Waiting(str(error), remedy.pause_s))
+            await wait_or_stop(remedy.pause_s, stop)
+            if stop.is_set():
+                return EXIT_INTERRUPTED if settings.once else EXIT_EQUAL
+
+
+@asynccontextmanager
+async def _reachable(settings: ClientSettings) -> AsyncIterator[Control]:
+    """Keep other clients off the source; whoever asks for its client is heard meanwhile."""
+    place = place_of(settings.state_dir, settings.source)
+    asyncio.get_running_loop().set_exception_handler(_tell_unforeseen)
+    lock = FolderLock(place.lock, f"{display(settings.source)} is already being synchronised")
+    async with AsyncExitStack() as stack:
         try:
-            async with _assembled(
-                settings, listener, patient=patient, renew=remedy.renew
-            ) as synchroniser:
-                return await _run_until(synchroniser, stop, settings.once)
-        except DamagedStateError as error:
-            remedy = relapses.note(loop.time() - began_s)
-            if settings.once and remedy.pause_s:
-                raise
-            listener(Waiting(str(error), remedy.pause_s))
-        await wait_or_stop(remedy.pause_s, stop)
-        if stop.is_set():
-            return EXIT_INTERRUPTED if settings.once else EXIT_EQUAL
+            place.create()
+            lock.acquire()
+            stack.callback(lock.release)
+            control = await stack.enter_async_context(Control(place))
+        except OSError as error:
+            folder = display(os.fsencode(place.lock.parent))
+            raise StateError(
+                f"the client's state folder {folder} cannot be used ({error.strerror or error});"
+                " make room there, or name another one with TWINFOLD_STATE_DIR"
+            ) from error
+        yield control
 
 
 @asynccontextmanager
 async def _assembled(
-    settings: ClientSettings, listener: Listener, *, patient: bool, renew: bool = False
+    settings: ClientSettings,
+    control: Control,
+    listener: Listener,
+    *,
+    patient: bool,
+    renew: bool = False,
 ) -> AsyncIterator[Synchroniser]:
-    """Put a client together that can be asked for as long as the block lasts."""
+    """Put a client together, which answers what is asked."""
     place = place_of(settings.state_dir, settings.source)
-    asyncio.get_running_loop().set_exception_handler(_tell_unforeseen)
-    with _opened_state(settings, place, renew=renew) as state:
+    with closing(open_state(place.state, settings.source, renew=renew)) as state:
         connection = Connection(settings.address, RateLimit(settings.limit_bytes_per_s))
         board = Board(settings.source, connection.url, state, listener)
         link = Link(
@@ -93,11 +120,11 @@ async def _assembled(
             take_over=settings.take_over,
             patient=patient,
         )
-        made = Synchroniser(settings, state, link, board)
-        control = Control(place, board.status, made.waiters.wait, made.release, made.verify)
-        async with connection, control:
+        made = Synchroniser(settings, state, link, board, control.waiters)
+        async with connection:
             try:
-                yield made
+                with control.answered_by(made):
+                    yield made
             except RefusedError as error:
                 if error.code != "copied":
                     raise
@@ -125,7 +152,10 @@ async def verify_alone(
     Raises:
         TwinfoldError: it cannot be done.
     """
-    async with _assembled(settings, lambda _event: None, patient=False) as synchroniser:
+    async with (
+        _reachable(settings) as control,
+        _assembled(settings, control, lambda _event: None, patient=False) as synchroniser,
+    ):
         running = asyncio.create_task(synchroniser.run())
         verifying = asyncio.create_task(synchroniser.verify(told))
         stopping = asyncio.create_task(stop.wait())
@@ -171,28 +201,6 @@ async def _run_until(synchroniser: Synchroniser, stop: asyncio.Event, once: bool
         for task in (running, stopping):
             task.cancel()
         await asyncio.gather(running, stopping, return_exceptions=True)
-
-
-@contextmanager
-def _opened_state(settings: ClientSettings, place: ClientPlace, *, renew: bool) -> Iterator[State]:
-    lock = FolderLock(place.lock, f"{display(settings.source)} is already being synchronised")
-    try:
-        place.create()
-        lock.acquire()
-    except OSError as error:
-        folder = display(os.fsencode(place.lock.parent))
-        raise StateError(
-            f"the client's state folder {folder} cannot be used ({error.strerror or error});"
-            " make room there, or name another one with TWINFOLD_STATE_DIR"
-        ) from error
-    try:
-        state = open_state(place.state, settings.source, renew=renew)
-        try:
-            yield state
-        finally:
-            state.close()
-    finally:
-        lock.release()
 
 
 def _name(source: bytes) -> str:

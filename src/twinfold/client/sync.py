@@ -13,7 +13,7 @@ from twinfold.client.board import Board
 from twinfold.client.comparison import compare_entries, pulled
 from twinfold.client.connection import DriftedError, LostPlaceError
 from twinfold.client.dirty import DirtyScan, Names
-from twinfold.client.events import Comparing, Counted, Drifted, Scanning, Verified, Waiting
+from twinfold.client.events import Comparing, Counted, Drifted, Scanning, Status, Verified, Waiting
 from twinfold.client.files import FilePlanner
 from twinfold.client.follow import Follower
 from twinfold.client.frames import FrameWriter
@@ -66,16 +66,24 @@ class Synchroniser:
         state: what was acknowledged.
         link: the session with the server.
         board: is told of everything.
+        waiters: those who wait until all that was changed before is durable.
 
     Attributes:
-        waiters: those who wait until all that was changed before is durable.
+        board: the one that was given.
     """
 
-    def __init__(self, settings: ClientSettings, state: State, link: Link, board: Board) -> None:
+    def __init__(
+        self,
+        settings: ClientSettings,
+        state: State,
+        link: Link,
+        board: Board,
+        waiters: Waiters,
+    ) -> None:
         self._settings = settings
         self._state = state
         self._link = link
-        self._board = board
+        self.board = board
         self._source = Source(settings.source, state)
         self._ignore = IgnoreRules(settings.ignore)
         self._pending = Pending(state)
@@ -92,7 +100,7 @@ class Synchroniser:
         self._use_bases = True
         self._losses = 0
         self._is_lost = False
-        self.waiters = Waiters()
+        self._waiters = waiters
         self._untold_batches = 0
         self._is_distrusted = False
 
@@ -107,13 +115,17 @@ class Synchroniser:
             while True:
                 await self._safely(self._cycle)
                 if self._settings.once and not self._agenda.full and not self._agenda.is_settling:
-                    return EXIT_EQUAL if self._board.is_equal else EXIT_NOT_EQUAL
+                    return EXIT_EQUAL if self.board.is_equal else EXIT_NOT_EQUAL
                 await self._safely(self._next_work)
         finally:
             self._stop.set()
             await self._follower.stop()
             self._lookout.close()
             await asyncio.to_thread(self._worker.shutdown)
+
+    def status(self) -> Status:
+        """Return what is done now."""
+        return self.board.status()
 
     async def release(self, deletions: int) -> bool:
         """Let pass, once, what is held: so many deletions, and what looks unmounted.
@@ -123,7 +135,7 @@ class Synchroniser:
         self._guard.release(deletions)
         if self._source.is_replaced:
             self._source.accept_other()
-        return await self.waiters.wait()
+        return await self._waiters.wait()
 
     async def verify(self, told: Told) -> Verified:
         """Have both ends read all content again, while live changes go on.
@@ -135,15 +147,15 @@ class Synchroniser:
             self._source,
             self._state,
             self._link,
-            self.waiters.wait,
+            self._waiters.wait,
             self._distrust,
-            self._board.status,
+            self.board.status,
         )
         return await verification.run(told)
 
     def _distrust(self) -> None:
         self._is_distrusted = True
-        self.waiters.asked.set()
+        self._waiters.asked.set()
 
     async def _begin(self) -> None:
         try:
@@ -168,7 +180,7 @@ class Synchroniser:
             await work()
             return
         except DriftedError as error:
-            self._board.tell(Drifted(str(error)))
+            self.board.tell(Drifted(str(error)))
         except StaleEpochError as error:
             await self._link.reassure(error)
         except LostPlaceError as error:
@@ -186,7 +198,7 @@ class Synchroniser:
         self._is_lost = self._agenda.full = True
 
     async def _pause(self, reason: str, duration_s: float) -> None:
-        self._board.tell(Waiting(reason, duration_s))
+        self.board.tell(Waiting(reason, duration_s))
         await asyncio.sleep(duration_s)
 
     async def _cycle(self) -> None:
@@ -195,42 +207,42 @@ class Synchroniser:
             await self._compare()
             self._is_distrusted = False
             self._agenda.full = True
-        is_asked = self.waiters.begin_cycle()
-        if is_asked or self._board.held_deletions:
+        is_asked = self._waiters.begin_cycle()
+        if is_asked or self.board.held_deletions:
             self._agenda.full = True
         self._lookout.collect()
         work = self._agenda.take()
-        self._board.begin_work()
-        self._board.shortage.begin_cycle(everything=work is None)
+        self.board.begin_work()
+        self.board.shortage.begin_cycle(everything=work is None)
         if work is None:
-            self._board.tell(Scanning())
+            self.board.tell(Scanning())
         try:
             scan, batches = await self._scan_and_send(work)
             if is_asked or self._settings.once:
                 await self._follower.check()
         except BaseException:
-            self.waiters.fail_cycle()
+            self._waiters.fail_cycle()
             raise
         for path in self._agenda.settle(scan.retry):
-            self._board.problems.note(path, "is busy: it changes while it is read")
-        self._board.shortage.end_cycle()
-        self._agenda.try_again(self._board.problems.refusals.release(self._state))
+            self.board.problems.note(path, "is busy: it changes while it is read")
+        self.board.shortage.end_cycle()
+        self._agenda.try_again(self.board.problems.refusals.release(self._state))
         if work is None:
             self._use_bases = True
         self._guard.spend(scan.tools.allowance)
         self._lookout.plan_rescan(was_full=work is None)
         if work is None or scan.held_deletions:
-            self._board.hold(scan.held_deletions)
+            self.board.hold(scan.held_deletions)
         self._say_if_in_sync(batches)
         self._losses = 0
-        self.waiters.end_cycle(
-            is_settling=self._agenda.is_settling, is_equal=not self._board.held_deletions
+        self._waiters.end_cycle(
+            is_settling=self._agenda.is_settling, is_equal=not self.board.held_deletions
         )
 
     def _say_if_in_sync(self, batches: int) -> None:
         self._lookout.collect()
         self._untold_batches += batches
-        agenda, board = self._agenda, self._board
+        agenda, board = self._agenda, self.board
         if agenda.has_news or agenda.is_settling or board.held_deletions:
             return
         news = self._untold_batches or board.has_other_problems or board.owes_in_sync
@@ -252,7 +264,7 @@ class Synchroniser:
             self._acknowledged,
             send_all=is_first,
         )
-        serial, in_vain = self._serial, self._board.vain_batches
+        serial, in_vain = self._serial, self.board.vain_batches
         loop = asyncio.get_running_loop()
         scanning = loop.run_in_executor(
             self._worker, lambda: self._scan(work, transfer, loop, is_first)
@@ -268,7 +280,7 @@ class Synchroniser:
         finally:
             self._stop.clear()
             self._pending.clear()
-        return scan, self._serial - serial - (self._board.vain_batches - in_vain)
+        return scan, self._serial - serial - (self.board.vain_batches - in_vain)
 
     def _scan(
         self,
@@ -295,7 +307,7 @@ class Synchroniser:
 
     def _tools(self, root: Directory, builder: BatchBuilder) -> Tools:
         moves = MoveFinder(root, self._state, self._pending)
-        shortage = self._board.shortage
+        shortage = self.board.shortage
         uploader = Uploader(self._state, builder, self._reader, shortage, self._use_bases)
         return Tools(
             root=root,
@@ -304,7 +316,7 @@ class Synchroniser:
             builder=builder,
             files=FilePlanner(self._state, builder, self._reader, uploader, moves, shortage),
             moves=moves,
-            problems=self._board.problems,
+            problems=self.board.problems,
             ignore=self._ignore,
             watch=self._lookout.watch,
             is_same_source=self._source.is_same,
@@ -313,8 +325,8 @@ class Synchroniser:
         )
 
     def _acknowledged(self, batch: Batch, answer: BatchAnswer, content_bytes: int) -> None:
-        self._board.count_sent(self._link.connection.sent_bytes)
-        self._board.acknowledged(batch, answer, content_bytes)
+        self.board.count_sent(self._link.connection.sent_bytes)
+        self.board.acknowledged(batch, answer, content_bytes)
 
     def _read_again(self, chunk_id: bytes, piece: Stretch) -> bytes:
         try:
@@ -326,7 +338,7 @@ class Synchroniser:
     async def _find_place(self) -> None:
         """Open a session of our own; if the folder has moved on, compare; then scan everything."""
         self._agenda.full = True
-        self._board.problems.refusals.clear()
+        self.board.problems.refusals.clear()
         await self._follower.stop()
         while True:
             session = await self._link.begin()
@@ -335,7 +347,7 @@ class Synchroniser:
             same_revision = same_server and self._state.revision == session.revision
             if same_revision and self._losses < _LOSSES_BEFORE_COMPARING:
                 return
-            self._board.tell(Comparing(session.entries))
+            self.board.tell(Comparing(session.entries))
             try:
                 await self._compare()
                 return
@@ -367,14 +379,14 @@ class Synchroniser:
         Raises:
             LostPlaceError, RefusedError: the folder moved on without this client.
         """
-        while not self._agenda.is_due and not self.waiters:
-            self.waiters.asked.clear()
+        while not self._agenda.is_due and not self._waiters:
+            self._waiters.asked.clear()
             following = self._follower.task
             watching = [
-                asyncio.create_task(self.waiters.asked.wait()),
+                asyncio.create_task(self._waiters.asked.wait()),
                 *self._lookout.changed(),
             ]
-            due_s = min(self._lookout.next_due_s(), self._board.shortage.next_due_s())
+            due_s = min(self._lookout.next_due_s(), self.board.shortage.next_due_s())
             try:
                 done, _ = await asyncio.wait(
                     [*watching, following],
@@ -387,20 +399,20 @@ class Synchroniser:
             await self._follower.react()
             if done:
                 await asyncio.sleep(COALESCE_S)
-            if self._board.shortage.next_due_s() <= 0:
-                self._agenda.add_paths(self._board.shortage.take())
+            if self.board.shortage.next_due_s() <= 0:
+                self._agenda.add_paths(self.board.shortage.take())
             self._lookout.collect()
 
     async def _await_source(self, error: SourceVanishedError) -> None:
         """Return when the source is back; its watcher is a new one then."""
         self._lookout.close()
-        self._board.problems.note(ROOT_PATH, str(error))
+        self.board.problems.note(ROOT_PATH, str(error))
         while True:
-            self._board.hold_source(str(error) if self._source.is_replaced else "")
+            self.board.hold_source(str(error) if self._source.is_replaced else "")
             await self._pause(str(error), SOURCE_RETRY_S)
             try:
                 with self._source.open():
-                    self._board.hold_source("")
+                    self.board.hold_source("")
                     break
             except SourceVanishedError as again:
                 error = again
@@ -408,7 +420,7 @@ class Synchroniser:
 
     async def _count(self) -> None:
         counted = await asyncio.to_thread(count_files, self._settings.source, self._stop)
-        self._board.tell(Counted(*counted))
+        self.board.tell(Counted(*counted))
 
 
 def _as_failure(error: BaseException) -> Exception:
