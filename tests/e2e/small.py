@@ -54,6 +54,13 @@ def btrfs(folder: Path, size_mib: int = 128) -> Iterator[Path]:
 
 
 @contextmanager
+def xfs(folder: Path, size_mib: int = 320) -> Iterator[Path]:
+    """Mount a new xfs of that size."""
+    with _image(folder, size_mib, "mkfs.xfs", "-q", "-m", "reflink=1"):
+        yield folder
+
+
+@contextmanager
 def _image(folder: Path, size_mib: int, *words: str) -> Iterator[None]:
     image = folder.with_suffix(".image")
     image.parent.mkdir(parents=True, exist_ok=True)

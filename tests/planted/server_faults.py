@@ -8,6 +8,7 @@ from tests.planted.suites import HOSTILE_CLIENT
 RECIPES = "tests/server/test_recipes.py"
 RECEIVE = "tests/server/test_receive.py"
 STAGE = "tests/server/test_stage.py"
+CLONES = "tests/server/test_clones.py"
 OLD_CONTENT = "tests/server/test_old_content.py"
 WIRE = "tests/e2e/test_wire.py"
 
@@ -36,6 +37,36 @@ SERVER_FAULTS = (
             ),
         ),
         (STAGE,),
+    ),
+    Fault(
+        "what is laid under an upload not compared",
+        "10",
+        (
+            Edit(
+                "server/stage.py",
+                "        return self._open_file(staged.name).holds(offset, chunk)\n",
+                "        return not is_kept or self._open_file(staged.name).holds(offset, chunk)\n",
+            ),
+        ),
+        (CLONES,),
+    ),
+    Fault(
+        "zeros over what was laid under an upload are left out",
+        "10",
+        (
+            Edit(
+                "storage/staging.py",
+                "        self._staged_bytes = max(self._staged_bytes, end)\n",
+                "",
+            ),
+        ),
+        (CLONES,),
+    ),
+    Fault(
+        "an edited file is written as a whole where blocks can be shared",
+        "12",
+        (Edit("system/clones.py", "0x4020940D", "0x4020940C"),),
+        (CLONES,),
     ),
     Fault(
         "what follows reused content not compared",

@@ -83,6 +83,19 @@ class OldContent:
                 at += 1
             yield found
 
+    def source_of(self, place: Place) -> Source | None:
+        """Return the file that a place is in, open until `close`; None if it cannot be read.
+
+        Raises:
+            OSError: no more files can be opened.
+        """
+        try:
+            return self._source(place.node)
+        except OSError as error:
+            if error.errno in OUT_OF_DESCRIPTORS:
+                raise
+            return None
+
     def fetch(self, chunks: Iterable[Chunk]) -> None:
         """Have the system read what `read` will be asked for: a window, no more.
 

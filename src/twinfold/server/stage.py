@@ -23,6 +23,7 @@ from twinfold.model import (
     PutFile,
     Recipe,
 )
+from twinfold.server.clones import Clones, is_laid
 from twinfold.server.lack import NO_ROOM, lack_of
 from twinfold.server.old_content import OldContent, windows
 from twinfold.server.recipes import built
@@ -72,6 +73,7 @@ class Stager:
         self._index = index
         self._staging = staging
         self._old = OldContent(index, forest, forest_lock, suspect)
+        self._clones = Clones(index, self._old)
         self._run_name = run_name.encode()
         self._names = 0
         self._uploads: dict[bytes, Upload] = {}
@@ -200,6 +202,8 @@ class Stager:
             self._open_file(staged.name).truncate(change.offset + staged.kept_bytes)
             upload.size_bytes = change.offset + sum(chunk.size for chunk in staged.chunks)
             upload.position = staged.position + len(staged.chunks)
+            with self._old:
+                self._clones.lay(staged, self._open_file(staged.name))
         self._want(batch, staged)
 
     def _keep_recorded(self, staged: StagedChange) -> None:
@@ -260,9 +264,10 @@ class Stager:
                 self._write(batch, pieces)
 
     def _is_in_place(self, staged: StagedChange, offset: int, chunk: Chunk) -> bool:
-        return offset < staged.offset + staged.kept_bytes and self._open_file(staged.name).holds(
-            offset, chunk
-        )
+        is_kept = offset < staged.offset + staged.kept_bytes
+        if not is_kept and not is_laid(staged, offset, chunk.size):
+            return False
+        return self._open_file(staged.name).holds(offset, chunk)
 
     def store(
         self,

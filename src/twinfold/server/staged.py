@@ -49,6 +49,7 @@ class StagedChange:
         position: number of the first chunk in the file's manifest.
         kept: so many leading chunks an earlier attempt at the upload recorded there.
         kept_bytes: their size.
+        laid: where old content was laid under it, by offset in the file.
         refusal: why the destination cannot take it, None if it can.
     """
 
@@ -63,6 +64,7 @@ class StagedChange:
         "is_in_directory",
         "kept",
         "kept_bytes",
+        "laid",
         "name",
         "node",
         "offset",
@@ -85,6 +87,7 @@ class StagedChange:
         self.position = 0
         self.kept = 0
         self.kept_bytes = 0
+        self.laid: list[range] = []
         self.refusal: Lack | None = None
 
     def note_created(self, identity: tuple[int, int]) -> None:

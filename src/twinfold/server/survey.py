@@ -199,6 +199,9 @@ class _Counted:
         self._source = source
         self._count = count
 
+    def fileno(self) -> int:
+        return self._source.fileno()
+
     def looked(self) -> Looked:
         return self._source.looked()
 

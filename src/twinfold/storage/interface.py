@@ -309,6 +309,16 @@ class StagedFile(Protocol):
     def write(self, pieces: Iterable[tuple[int, bytes | memoryview]]) -> None:
         """Put verified bytes where they belong; each piece is (offset, bytes)."""
 
+    def clone(self, source: Source, source_offset: int, offset: int, size_bytes: int) -> range:
+        """Put bytes of a file at ``offset``, unverified, as blocks that both files share.
+
+        Returns:
+            where they lie in this file: the whole blocks of these bytes, maybe none.
+
+        Raises:
+            OSError: these files cannot share blocks, or not these.
+        """
+
     def truncate(self, size_bytes: int) -> None:
         """Drop what lies beyond ``size_bytes``."""
 
@@ -385,6 +395,9 @@ class Staging(Protocol):
 
 class Source(Protocol):
     """An open file of the forest that chunks are read from."""
+
+    def fileno(self) -> int:
+        """Return its descriptor."""
 
     def looked(self) -> Looked:
         """Return what the file itself is now; its name is empty."""

@@ -15,8 +15,9 @@ from twinfold.core.chunking import chunk_id
 from twinfold.model import Chunk
 from twinfold.storage.attic import purge
 from twinfold.storage.directories import OPEN_DIRECTORY
-from twinfold.storage.interface import NewFile
+from twinfold.storage.interface import NewFile, Source
 from twinfold.system.bulk import FileIdentity, create_files
+from twinfold.system.clones import clone_range
 from twinfold.system.durability import sync_file, sync_file_system
 from twinfold.system.listing import list_inodes
 
@@ -56,6 +57,26 @@ class FileBeingFilled:
             run.append(data)
             end = offset + len(data)
         self._write_run(start, run)
+
+    def clone(self, source: Source, source_offset: int, offset: int, size_bytes: int) -> range:
+        """Put bytes of a file at ``offset``, unverified, as blocks that both files share.
+
+        Returns:
+            where they lie in this file: the whole blocks of these bytes, maybe none.
+
+        Raises:
+            OSError: these files cannot share blocks, or not these.
+        """
+        block_bytes = os.fstatvfs(self._fd).f_bsize
+        shift = source_offset - offset
+        start = -(-offset // block_bytes) * block_bytes
+        end = (offset + size_bytes) // block_bytes * block_bytes
+        if shift % block_bytes or start >= end:
+            return range(0)
+        clone_range(source.fileno(), start + shift, self._fd, start, end - start)
+        # Zeros that belong there are no hole any more.
+        self._staged_bytes = max(self._staged_bytes, end)
+        return range(start, end)
 
     def _is_hole(self, offset: int, data: bytes | memoryview) -> bool:
         return offset >= self._staged_bytes and data[0] == 0 and data == _ZEROS[: len(data)]

@@ -54,6 +54,10 @@ class Source:
     def __init__(self, fd: int) -> None:
         self._fd = fd
 
+    def fileno(self) -> int:
+        """Return its descriptor."""
+        return self._fd
+
     def looked(self) -> Looked:
         """Return what the file itself is now; its name is empty."""
         return _looked(b"", os.fstat(self._fd), b"")
