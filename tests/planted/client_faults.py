@@ -334,7 +334,7 @@ CLIENT_FAULTS = (
     Fault(
         "two clients for one source",
         "13",
-        (Edit("client/run.py", "        lock.acquire()\n", ""),),
+        (Edit("client/run.py", "            lock.acquire()\n", ""),),
         ("tests/e2e/test_usage.py::test_a_second_client_on_a_source",),
     ),
     Fault(

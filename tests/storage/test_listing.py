@@ -61,7 +61,8 @@ def test_threads_do_not_take_names_from_each_other(folder: Path) -> None:
     """A check for drift and the attic's collector may list the same folder at once."""
     with Rig(folder / "dest") as rig:
         for number in range(2_000):
-            (folder / "dest" / str(number)).touch()
+            # Long names, so that a listing takes many calls that another can come between.
+            (folder / "dest" / f"{number:0200}").touch()
 
         def look(_: int) -> int:
             return len(rig.forest.look(TREE, []).children)
