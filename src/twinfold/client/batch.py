@@ -20,6 +20,9 @@ MAX_HEADER_BYTES = 2 * 1024 * 1024
 MAX_CHUNKS = 16_384
 """Chunks that a batch names, kept ones included; the server takes several times as many."""
 
+MAX_KEPT_BYTES = 256 * 1024 * 1024
+"""Content that a batch brings, kept bytes included: the server works on that while we read on."""
+
 PATIENCE_S = 0.02
 
 _CHUNK_HEADER_BYTES = CHUNK_ID_SIZE_BYTES + 8
@@ -73,6 +76,7 @@ class Batch:
             or self.held_bytes + size_bytes > MAX_CONTENT_BYTES
             or self.header_bytes > MAX_HEADER_BYTES
             or self.chunks >= MAX_CHUNKS
+            or self.content_bytes >= MAX_KEPT_BYTES
             or len(self.effects) >= 4 * MAX_CHANGES
         )
 
