@@ -19,7 +19,7 @@ from twinfold.storage.interface import Index, StagedFile
 _LEAST_BYTES = 256 * 1024
 """Less is written: each piece that is shared makes both files more scattered."""
 
-_NEVER = frozenset({errno.EOPNOTSUPP, errno.ENOTTY, errno.ENOSYS})
+_NEVER = frozenset({errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOTTY, errno.ENOSYS})
 """The file system, or the system, cannot do it at all."""
 
 
