@@ -168,6 +168,9 @@ class ClientLines:
     def __call__(self, event: client.Event) -> None:
         """Take in an event."""
         match event:
+            case client.Applied():
+                # Of these there are as many as entries.
+                return
             case client.Waiting():
                 if event.reason != self._waiting_for:
                     self._waiting_for = event.reason

@@ -37,8 +37,9 @@ COST_FAULTS = (
         (
             Edit(
                 "client/frames.py",
-                '            yield b"".join(piece)\n',
-                '            yield bytes(bytearray(b"".join(piece)))\n',
+                '            frame = b"".join([start, *await self._contents(group)])\n',
+                '            frame = b"".join([start, *await self._contents(group)])\n'
+                "            frame = bytes(bytearray(frame))\n",
             ),
         ),
         _COUNTING,

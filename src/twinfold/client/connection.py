@@ -173,20 +173,27 @@ class Connection:
         )
 
     async def post_batch(
-        self, epoch: int, number: int, body: bytes | AsyncIterator[bytes]
+        self,
+        epoch: int,
+        number: int,
+        body: bytes | AsyncIterator[bytes],
+        size_bytes: int | None = None,
     ) -> BatchAnswer:
-        """Send frames of a batch.
+        """Send frames of a batch; where ``size_bytes`` tells how much that is, in one piece.
 
         Raises:
             UnknownBatchError, LostPlaceError, StaleEpochError: see there.
         """
+        headers = {protocol.EPOCH_HEADER: str(epoch)}
+        if size_bytes is not None:
+            headers["Content-Length"] = str(size_bytes)
         return await self._request(
             "POST",
             f"{_FOLDER}/batches/{number}",
             BatchAnswer,
             body,
             protocol.FRAMES_TYPE,
-            {protocol.EPOCH_HEADER: str(epoch)},
+            headers,
         )
 
     async def events(self, epoch: int, *, wait: bool = True) -> Events:
@@ -279,14 +286,23 @@ class Connection:
     async def _counted(
         self, body: bytes | AsyncIterator[bytes], deadline: asyncio.Timeout
     ) -> AsyncIterator[memoryview]:
-        """Yield a body in pieces, each of which has to leave within the progress timeout."""
+        """Yield a body in pieces, each of which has to leave within the progress timeout.
+
+        The system takes each at once: of what it leaves a copy would be made.
+        """
         loop = asyncio.get_running_loop()
-        async for part in _parts(body, self._limit.piece_bytes):
-            deadline.reschedule(None)
-            await self._limit.take(len(part))
-            deadline.reschedule(loop.time() + protocol.PROGRESS_TIMEOUT_S)
-            self.sent_bytes += len(part)
-            yield part
+        is_limited = self._limit.is_set
+        step = self._limit.piece_bytes or _UNSENT_BYTES
+        async for part in _single(body) if isinstance(body, bytes) else body:
+            view = memoryview(part)
+            for start in range(0, len(view), step):
+                piece = view[start : start + step]
+                if is_limited:
+                    deadline.reschedule(None)
+                    await self._limit.take(len(piece))
+                deadline.reschedule(loop.time() + protocol.PROGRESS_TIMEOUT_S)
+                self.sent_bytes += len(piece)
+                yield piece
         deadline.reschedule(loop.time() + ANSWER_TIMEOUT_S)
 
     def _client(self) -> aiohttp.ClientSession:
@@ -387,19 +403,6 @@ def _raise_error(status: int, body: bytes) -> None:
     if status in (408, 429) or status >= 500 or code == "damaged":
         raise ServerBusyError(reason)
     raise _AnsweredError(reason, status)
-
-
-async def _parts(
-    body: bytes | AsyncIterator[bytes], piece_bytes: int | None
-) -> AsyncIterator[memoryview]:
-    """Yield a body in pieces that the system takes at once: of what it leaves a copy is made."""
-    if isinstance(body, bytes):
-        body = _single(body)
-    step = piece_bytes or _UNSENT_BYTES
-    async for part in body:
-        view = memoryview(part)
-        for start in range(0, len(part), step):
-            yield view[start : start + step]
 
 
 async def _single(body: bytes) -> AsyncIterator[bytes]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable
+from typing import NamedTuple
 
 import msgspec
 
@@ -21,9 +22,24 @@ from twinfold.protocol import Batch, FrameKind
 
 FRAME_BYTES = 1024 * 1024
 _OFFLOAD_BYTES = 128 * 1024
-_PIECE_BYTES = 160 * 1024
 _HEADER_LEVEL = 3
 _SAMPLE_LEVEL = 1
+
+
+class Body(NamedTuple):
+    """A request's body: its frames as they are asked for, and their size if it is known."""
+
+    frames: AsyncIterator[bytes]
+    size_bytes: int | None
+
+
+class _Group(NamedTuple):
+    """Chunks of one frame, with their bytes or where these are to be read again."""
+
+    chunks: list[Chunk]
+    pieces: list[Piece]
+    size_bytes: int
+
 
 _Parts = list[bytes | memoryview]
 
@@ -64,94 +80,109 @@ class FrameWriter:
             frames.append(_recipe_frame(group))
         return b"".join(frames)
 
-    async def body(
+    def body(
         self, header: bytes, pieces: Iterable[tuple[bytes, Piece]], *, is_streamed: bool
-    ) -> AsyncIterator[bytes]:
-        """Yield a header (if any), and the chunks in frames.
+    ) -> Body:
+        """Return a header (if any) and the chunks in frames.
 
         If it ``is_streamed``, each frame is sent before the next one is asked for, and the
-        chooser learns how long that takes.
+        chooser learns how long that takes. Its size is known where nothing is compressed.
         """
+        groups = _grouped(pieces)
+        if any(self._chooser.level(group.size_bytes) is not None for group in groups):
+            return Body(self._chosen(header, groups, is_streamed=is_streamed), None)
+        starts = [_plain_start(group) for group in groups]
+        size_bytes = sum(group.size_bytes for group in groups) + sum(map(len, starts))
+        frames = self._plain(header, starts, groups, is_streamed=is_streamed)
+        return Body(frames, len(header) + size_bytes)
+
+    async def _plain(
+        self, header: bytes, starts: list[bytes], groups: list[_Group], *, is_streamed: bool
+    ) -> AsyncIterator[bytes]:
         if header:
             yield header
-        chunks: list[Chunk] = []
-        parts: _Parts = []
-        size_bytes = 0
-        for chunk_id, piece in pieces:
-            if isinstance(piece, Stretch):
-                data: bytes | memoryview = await asyncio.to_thread(
-                    self._read_again, chunk_id, piece
-                )
-            else:
-                data = piece
-            chunks.append(Chunk(chunk_id, len(data)))
-            parts.append(data)
-            size_bytes += len(data)
-            if size_bytes >= FRAME_BYTES or len(chunks) >= protocol.MAX_FRAME_CHUNKS:
-                async for frame in self._sent(chunks, parts, size_bytes, is_streamed):
-                    yield frame
-                chunks, parts, size_bytes = [], [], 0
-        if chunks:
-            async for frame in self._sent(chunks, parts, size_bytes, is_streamed):
-                yield frame
+        for start, group in zip(starts, groups, strict=True):
+            frame = b"".join([start, *await self._contents(group)])
+            async for sent in self._timed(frame, is_streamed=is_streamed):
+                yield sent
 
-    async def _sent(
-        self,
-        chunks: list[Chunk],
-        parts: _Parts,
-        size_bytes: int,
-        is_streamed: bool,
+    async def _chosen(
+        self, header: bytes, groups: list[_Group], *, is_streamed: bool
     ) -> AsyncIterator[bytes]:
-        level = self._chooser.level(size_bytes)
-        if level is None:
-            pieces = _plain_pieces(chunks, parts)
-        elif size_bytes >= _OFFLOAD_BYTES:
-            pieces = iter([await asyncio.to_thread(self._pack, chunks, parts, size_bytes, level)])
-        else:
-            pieces = iter([self._pack(chunks, parts, size_bytes, level)])
-        for piece in pieces:
-            if not is_streamed:
-                yield piece
-                continue
-            self._sending.begin(time.monotonic())
-            duration_s = 0.0
-            try:
-                yield piece
-            finally:
-                duration_s = self._sending.end(time.monotonic())
-            self._chooser.observe_sending(len(piece), duration_s)
+        """Yield frames, each at the level that is best by what was learnt until then."""
+        if header:
+            yield header
+        for group in groups:
+            level = self._chooser.level(group.size_bytes)
+            parts = await self._contents(group)
+            if level is None:
+                frame = b"".join([_plain_start(group), *parts])
+            elif group.size_bytes >= _OFFLOAD_BYTES:
+                frame = await asyncio.to_thread(self._pack, group, parts, level)
+            else:
+                frame = self._pack(group, parts, level)
+            async for sent in self._timed(frame, is_streamed=is_streamed):
+                yield sent
 
-    def _pack(
-        self, chunks: list[Chunk], parts: _Parts, size_bytes: int, level: int | None
-    ) -> bytes:
+    async def _contents(self, group: _Group) -> _Parts:
+        parts: _Parts = []
+        for chunk, piece in zip(group.chunks, group.pieces, strict=True):
+            if isinstance(piece, Stretch):
+                parts.append(await asyncio.to_thread(self._read_again, chunk.id, piece))
+            else:
+                parts.append(piece)
+        return parts
+
+    async def _timed(self, frame: bytes, *, is_streamed: bool) -> AsyncIterator[bytes]:
+        if not is_streamed:
+            yield frame
+            return
+        self._sending.begin(time.monotonic())
+        duration_s = 0.0
+        try:
+            yield frame
+        finally:
+            duration_s = self._sending.end(time.monotonic())
+        self._chooser.observe_sending(len(frame), duration_s)
+
+    def _pack(self, group: _Group, parts: _Parts, level: int | None) -> bytes:
+        size_bytes = group.size_bytes
         if size_bytes > 4 * SAMPLE_BYTES and _is_dense(parts):
             level = None
         began_s = time.monotonic()
-        frame = protocol.pack_frame(FrameKind.CHUNKS, protocol.encode(chunks), parts, level)
+        frame = protocol.pack_frame(FrameKind.CHUNKS, protocol.encode(group.chunks), parts, level)
         if level is not None:
             duration_s = time.monotonic() - began_s
             self._chooser.observe_packing(level, size_bytes, len(frame), duration_s)
         return frame
 
 
+def _grouped(pieces: Iterable[tuple[bytes, Piece]]) -> list[_Group]:
+    groups: list[_Group] = []
+    chunks: list[Chunk] = []
+    group: list[Piece] = []
+    size_bytes = 0
+    for chunk_id, piece in pieces:
+        piece_bytes = piece.size if isinstance(piece, Stretch) else len(piece)
+        chunks.append(Chunk(chunk_id, piece_bytes))
+        group.append(piece)
+        size_bytes += piece_bytes
+        if size_bytes >= FRAME_BYTES or len(chunks) >= protocol.MAX_FRAME_CHUNKS:
+            groups.append(_Group(chunks, group, size_bytes))
+            chunks, group, size_bytes = [], [], 0
+    if chunks:
+        groups.append(_Group(chunks, group, size_bytes))
+    return groups
+
+
+def _plain_start(group: _Group) -> bytes:
+    head = protocol.encode(group.chunks)
+    return protocol.plain_frame_start(FrameKind.CHUNKS, head, group.size_bytes)
+
+
 def _recipe_frame(recipes: list[bytes]) -> bytes:
     payload = protocol.encode([msgspec.Raw(recipe) for recipe in recipes])
     return protocol.pack_frame(FrameKind.RECIPES, b"", [payload], _HEADER_LEVEL)
-
-
-def _plain_pieces(chunks: list[Chunk], parts: _Parts) -> Iterator[bytes]:
-    """Yield a frame that is not compressed in pieces, so that no copy of all of it is made."""
-    head = protocol.encode(chunks)
-    piece: _Parts = [protocol.plain_frame_start(FrameKind.CHUNKS, head, sum(map(len, parts)))]
-    size_bytes = 0
-    for part in parts:
-        piece.append(part)
-        size_bytes += len(part)
-        if size_bytes >= _PIECE_BYTES:
-            yield b"".join(piece)
-            piece, size_bytes = [], 0
-    if piece:
-        yield b"".join(piece)
 
 
 def _is_dense(parts: _Parts) -> bool:

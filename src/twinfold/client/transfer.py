@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import AsyncIterator, Callable, Iterable
 
 from twinfold.client.batch import Batch, Pending, Piece, Stretch
@@ -267,14 +268,14 @@ class _Delivery:
         size_bytes = sum(_size(piece) for _, piece in pieces)
         unsettled: list[Exception] = []
         is_whole = size_bytes + len(header) <= _WHOLE_BODY_BYTES
-        frames = self._frames.body(header, pieces, is_streamed=not is_whole)
-        body = _noting(frames, unsettled)
+        body = self._frames.body(header, pieces, is_streamed=not is_whole)
+        frames = _noting(body.frames, unsettled)
+        post = functools.partial(self._connection.post_batch, self._epoch, self._number)
         try:
             if is_whole:
-                whole = b"".join([frame async for frame in body])
-                answer = await self._connection.post_batch(self._epoch, self._number, whole)
+                answer = await post(b"".join([frame async for frame in frames]))
             else:
-                answer = await self._connection.post_batch(self._epoch, self._number, body)
+                answer = await post(frames, body.size_bytes)
         except Exception:
             # The HTTP library wraps what a body raises into an error of its own.
             if not unsettled:

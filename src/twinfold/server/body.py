@@ -80,7 +80,7 @@ async def _chunks(body: _Body, head: FrameHead) -> ChunkFrame:
     chunk_list = await body.read(head.head_bytes)
     if head.codec is Codec.PLAIN:
         chunks = protocol.decode_chunk_list(chunk_list, head.size_bytes)
-        return ChunkFrame(chunks, [await body.read(chunk.size) for chunk in chunks])
+        return ChunkFrame(chunks, await body.read_each([chunk.size for chunk in chunks]))
     packed = await body.read(head.packed_bytes)
     payload = memoryview(await asyncio.to_thread(protocol.unpack_payload, head, packed))
     chunks = protocol.decode_chunk_list(chunk_list, head.size_bytes)
@@ -119,6 +119,21 @@ class _Body:
             left -= len(parts[-1])
         return b"".join(parts)
 
+    async def read_each(self, sizes_bytes: list[int]) -> list[bytes | memoryview]:
+        """Return what `read` would for each of these sizes, waiting only for what is not there."""
+        pieces: list[bytes | memoryview] = []
+        block, at = self._block, 0
+        for size_bytes in sizes_bytes:
+            if at + size_bytes <= len(block):
+                pieces.append(block[at : at + size_bytes])
+                at += size_bytes
+            else:
+                self._block = block[at:]
+                pieces.append(await self.read(size_bytes))
+                block, at = self._block, 0
+        self._block = block[at:]
+        return pieces
+
     def _take(self, size_bytes: int) -> memoryview:
         taken = self._block[:size_bytes]
         self._block = self._block[size_bytes:]
@@ -126,22 +141,19 @@ class _Body:
 
     async def _next_block(self) -> memoryview:
         """Return what has come since, waiting for it if need be; nothing at the end."""
-        data = self._content.read_nowait()
-        if not data and not self._content.at_eof():
-            data = await self._wait()
-        return memoryview(data)
-
-    async def _wait(self) -> bytes:
         began_s = time.monotonic()
         try:
             async with asyncio.timeout(self._patience_s):
-                data = await self._content.readany()
+                # Block by block, as they came: joining them would copy them all.
+                data, is_end_of_part = await self._content.readchunk()
+                while is_end_of_part and not data:
+                    data, is_end_of_part = await self._content.readchunk()
         except TimeoutError as error:
             raise _too_slow() from error
         self._patience_s -= time.monotonic() - began_s
         self._patience_s += len(data) / protocol.MIN_BYTES_PER_S
         self._patience_s = min(self._patience_s, protocol.PROGRESS_TIMEOUT_S)
-        return data
+        return memoryview(data)
 
 
 def _too_slow() -> ProtocolError:
