@@ -32,6 +32,7 @@ from benchmarks.contenders import PEERS, Contender
 from benchmarks.followers import FOLLOWERS, Follower
 from benchmarks.followers.twinfold import TwinfoldLive
 from benchmarks.live import follow
+from benchmarks.measure import compile_program
 from benchmarks.workloads import Bench, Result
 from tests.e2e.trees import write_random
 
@@ -50,6 +51,7 @@ SLOW_ROUND_TRIP_S = 0.04
 def main() -> None:
     """Run the chosen workloads, print a table, write the figures as JSON."""
     options = parse_arguments()
+    compile_program()
     base = Path(tempfile.mkdtemp(prefix="twinfold-bench-", dir=options.work))
     bench = Bench(
         base,

@@ -23,7 +23,7 @@ from pathlib import Path
 import msgspec
 
 from benchmarks.contenders import Twinfold
-from benchmarks.measure import Sample
+from benchmarks.measure import Sample, compile_program
 from benchmarks.throttle import Link
 from benchmarks.workloads import flush, warm
 from tests.e2e.trees import differences, snapshot, write_random
@@ -80,6 +80,7 @@ class Setting(Twinfold):
 def main() -> None:
     """Run all, print a table, write the figures as JSON."""
     options = parse_arguments()
+    compile_program()
     base = Path(tempfile.mkdtemp(prefix="twinfold-bench-", dir=options.work))
     results: list[Figures] = []
     try:
