@@ -22,6 +22,7 @@ SMALL_FILE_BYTES = 64 * 1024
 BURST_FILES = 500
 POLL_S = 0.0005
 PAUSES_S = (0.05, 0.25)
+SETTLED_S = 5.0
 IDLE_S = 60.0
 SETTLE_LIMIT_S = 60.0
 LIMIT_S = 900.0
@@ -92,6 +93,8 @@ class _Watch:
         files = sum(len(names) for _, _, names in os.walk(self._source / name))
         for number in range(2 * ((self._bench.repeat + 1) // 2)):
             old, new = names[number % 2], names[1 - number % 2]
+            # What the one before has left to be done is not part of this one.
+            time.sleep(SETTLED_S)
             flush()
             begin_s = time.perf_counter()
             (self._source / old).rename(self._source / new)
