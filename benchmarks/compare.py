@@ -208,7 +208,16 @@ def close_all(bench: Bench) -> None:
 
 def print_table(results: list[Result]) -> None:
     """Print a line for each workload and contender."""
-    head = ("workload", "program", "median s", "twinfold to it", "wire", "CPU s", "peak MB", "")
+    head = (
+        "workload",
+        "program",
+        "median s",
+        "twinfold to it",
+        "wire",
+        "CPU s, own+system",
+        "peak MB",
+        "",
+    )
     rows = [head, *(row_of(result, results) for result in results)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
     for row in rows:
@@ -234,12 +243,13 @@ def row_of(result: Result, results: list[Result]) -> tuple[str, ...]:
 
 
 def cpu_cell(result: Result) -> str:
-    """Return the CPU seconds of client and server in the run nearest to the median."""
-    runs = [sample for sample in result.samples if sample.client_cpu_s or sample.server_cpu_s]
+    """Return what client and server used in the run nearest to the median: own + system."""
+    runs = [run for run in result.samples if run.client.total_s or run.server.total_s]
     if not runs:
         return ""
     middle = sorted(runs, key=lambda sample: sample.seconds)[len(runs) // 2]
-    return f"{middle.client_cpu_s:.1f}/{middle.server_cpu_s:.1f}"
+    used = (middle.client, middle.server)
+    return "/".join(f"{cpu.user_s:.1f}+{cpu.system_s:.1f}" for cpu in used)
 
 
 def peaks_of(result: Result) -> list[int]:

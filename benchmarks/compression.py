@@ -175,7 +175,7 @@ def print_table(results: list[Figures]) -> None:
     head = ("link", "data", "setting", "median s", "to best", "target", "CPU s")
     rows = [head]
     for one in results:
-        cpu_s = statistics.median(s.client_cpu_s + s.server_cpu_s for s in one.samples)
+        cpu_s = statistics.median(s.client.total_s + s.server.total_s for s in one.samples)
         target = f"{TARGET}" if one.setting == "auto" else ""
         ratio = f"{one.ratio_to_best:.2f}"
         rows.append(

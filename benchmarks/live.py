@@ -133,7 +133,7 @@ class _Watch:
 
     def _note(self, result: Result, begin_s: float, end_s: float | None = None) -> None:
         duration_s = (end_s or time.perf_counter()) - begin_s
-        result.samples.append(Sample(duration_s, 0, 0))
+        result.samples.append(Sample(duration_s))
         median_s = statistics.median(sample.seconds for sample in result.samples)
         self._bench.report(f"{result.workload}: {self._follower.name}, median {median_s:.3f} s")
         time.sleep(self._random.uniform(*PAUSES_S))

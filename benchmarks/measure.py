@@ -20,16 +20,32 @@ import twinfold
 SAMPLE_EVERY_S = 0.02
 
 
+class Cpu(msgspec.Struct, frozen=True):
+    """CPU seconds, in a program itself and in the system on its behalf."""
+
+    user_s: float = 0.0
+    system_s: float = 0.0
+
+    @property
+    def total_s(self) -> float:
+        """Both together."""
+        return self.user_s + self.system_s
+
+    def since(self, before: Cpu) -> Cpu:
+        """Return what was used after an earlier reading."""
+        return Cpu(self.user_s - before.user_s, self.system_s - before.system_s)
+
+
 class Sample(msgspec.Struct):
-    """One timed run; CPU seconds of either role, with the processes that it started."""
+    """One timed run, and what either role used, with the processes that it started."""
 
     seconds: float
-    client_cpu_s: float
-    server_cpu_s: float
+    client: Cpu = Cpu()
+    server: Cpu = Cpu()
 
 
-def run_timed(words: Sequence[str], env: dict[str, str], log: Path) -> tuple[float, float]:
-    """Run a command to its end; return the seconds from start to exit, and its CPU seconds."""
+def run_timed(words: Sequence[str], env: dict[str, str], log: Path) -> tuple[float, Cpu]:
+    """Run a command to its end; return the seconds from start to exit, and what it used."""
     if sys.platform == "win32":
         raise NotImplementedError
     with log.open("ab") as output:
@@ -40,7 +56,7 @@ def run_timed(words: Sequence[str], env: dict[str, str], log: Path) -> tuple[flo
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != 0:
         raise RuntimeError(f"exit code {process.returncode} of {words}: see {log}")
-    return seconds, usage.ru_utime + usage.ru_stime
+    return seconds, Cpu(usage.ru_utime, usage.ru_stime)
 
 
 def compile_program() -> None:
@@ -51,12 +67,14 @@ def compile_program() -> None:
     compileall.compile_dir(Path(twinfold.__file__).parent, quiet=1)
 
 
-def cpu_seconds(pid: int) -> float:
-    """Return the CPU seconds of a process and of those of its children that have ended."""
+def used(pid: int) -> Cpu:
+    """Return what a process has used, with those of its children that have ended."""
     if sys.platform == "win32":
         raise NotImplementedError
     fields = Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()
-    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+    user, system, children_user, children_system = map(int, fields[11:15])
+    ticks_a_s = os.sysconf("SC_CLK_TCK")
+    return Cpu((user + children_user) / ticks_a_s, (system + children_system) / ticks_a_s)
 
 
 def children(pid: int) -> list[int]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from benchmarks.measure import Sample, cpu_seconds, run_timed, wait_childless
+from benchmarks.measure import Sample, run_timed, used, wait_childless
 from tests.e2e.harness import environment
 from tests.e2e.trees import Tree
 
@@ -74,12 +74,11 @@ class Contender(ABC):
         """Make the destination equal to the source and measure it."""
         words, server = self.words(source, port or self.port), self.server_pid
         if server is None:
-            seconds, client_cpu_s = run_timed(words, self._environment(), self.log)
-            return Sample(seconds, client_cpu_s, 0.0)
-        before = cpu_seconds(server)
-        seconds, client_cpu_s = run_timed(words, self._environment(), self.log)
+            return Sample(*run_timed(words, self._environment(), self.log))
+        before = used(server)
+        seconds, client = run_timed(words, self._environment(), self.log)
         wait_childless(server)
-        return Sample(seconds, client_cpu_s, cpu_seconds(server) - before)
+        return Sample(seconds, client, used(server).since(before))
 
     def _environment(self) -> dict[str, str]:
         return environment(self.base / "client-state")

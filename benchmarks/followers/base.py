@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from benchmarks.measure import cpu_seconds, descendants, peak_bytes
+from benchmarks.measure import descendants, peak_bytes, used
 from tests.e2e.harness import environment
 from tests.e2e.trees import Tree
 
@@ -79,7 +79,7 @@ class Roles:
 
     def cpu_s(self) -> dict[str, float]:
         """Return the CPU seconds of each so far, with those of its children."""
-        return {role: sum(map(cpu_seconds, pids)) for role, pids in self._all()}
+        return {role: sum(used(pid).total_s for pid in pids) for role, pids in self._all()}
 
     def peaks_bytes(self) -> dict[str, int]:
         """Return the highest memory use of each so far, with that of its running children."""
