@@ -89,6 +89,21 @@ def test_a_new_content_drops_its_old_manifest(state: State) -> None:
     assert state.size_bytes == 25
 
 
+def test_an_entry_that_changes_twice_in_one_acknowledgement(state: State) -> None:
+    """The last content counts once, and no manifest of an earlier one stays."""
+    fill(state)
+    effects: list[Effect] = [
+        SaveSegment(2, 0, b"y" * 32),
+        Update(file(5, 4, b"g", size=30, manifest=2)),
+        Update(file(3, 2, b"f", size=12)),
+        Update(file(5, 4, b"g", size=7)),
+    ]
+    state.acknowledge(effects, [], 8)
+    assert state.node(5) == state.find(b"d/e/g")
+    assert (state.files, state.size_bytes) == (2, 12 + 7)
+    assert state.manifest_ids(1, 0, 1) == state.manifest_ids(2, 0, 1) == []
+
+
 def test_a_stretch_of_a_manifest(state: State) -> None:
     """Stretches cross segments, and end where the manifest does."""
     ids = [number.to_bytes(32, "big") for number in range(SEGMENT_CHUNKS + 5)]

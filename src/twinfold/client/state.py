@@ -32,6 +32,9 @@ SUB_BLOCK_BUDGET_BYTES = 256 * 1024 * 1024
 _SUB_BLOCKS_ROW_BYTES = 40
 """About what the database takes for the rows of a chunk, besides them."""
 
+_MOST_VALUES = 500
+"""So many values stand in one statement, less than any SQLite takes."""
+
 _COLUMNS = "id, parent, name, kind, mode, size, mtime_ns, ctime_ns, dev, inode"
 _KNOWN = "name, id, kind, mode, size, mtime_ns, ctime_ns, dev, inode, content, target, manifest"
 INSERT_NODE = f"INSERT INTO nodes ({_COLUMNS}, content, target, manifest) VALUES ({'?,' * 12}?)"  # noqa: S608
@@ -269,21 +272,32 @@ class State:
         """Add one entry, within a transaction."""
         self._insert([node])
 
-    def update(self, node: Node) -> None:
-        """Change one entry, within a transaction."""
-        self.size_bytes += node.size - (
-            self._one("SELECT size FROM nodes WHERE id = ?", node.id) or 0
-        )
-        self._database.execute(
-            "DELETE FROM segments WHERE manifest <> ? AND manifest ="
-            " (SELECT manifest FROM nodes WHERE id = ? AND manifest > 0)",
-            (node.manifest, node.id),
-        )
-        self._database.execute(
+    def update(self, *nodes: Node) -> None:
+        """Change entries, in this order, within a transaction."""
+        before = self._contents([node.id for node in nodes])
+        dropped: list[tuple[int]] = []
+        for node in nodes:
+            size_bytes, manifest = before.get(node.id, (0, 0))
+            self.size_bytes += node.size - size_bytes
+            if manifest and manifest != node.manifest:
+                dropped.append((manifest,))
+            before[node.id] = node.size, node.manifest
+        self._database.executemany("DELETE FROM segments WHERE manifest = ?", dropped)
+        self._database.executemany(
             "UPDATE nodes SET mode = ?, size = ?, mtime_ns = ?, ctime_ns = ?, dev = ?,"
             " inode = ?, content = ?, target = ?, manifest = ? WHERE id = ?",
-            (*msgspec.structs.astuple(node)[4:], node.id),
+            [(*msgspec.structs.astuple(node)[4:], node.id) for node in nodes],
         )
+
+    def _contents(self, nodes: Sequence[int]) -> dict[int, tuple[int, int]]:
+        """Return (size in bytes, manifest) of entries, by id."""
+        found: dict[int, tuple[int, int]] = {}
+        for start in range(0, len(nodes), _MOST_VALUES):
+            some = nodes[start : start + _MOST_VALUES]
+            marks = ",".join("?" * len(some))
+            query = f"SELECT id, size, manifest FROM nodes WHERE id IN ({marks})"  # noqa: S608
+            found.update((row[0], row[1:]) for row in self._all(query, *some))
+        return found
 
     def remove(self, node: int) -> None:
         """Drop an entry with all below it, within a transaction."""
@@ -307,8 +321,7 @@ class State:
         if kind is Insert:
             self._insert(effect.node for effect in group)
         elif kind is Update:
-            for effect in group:
-                self.update(effect.node)
+            self.update(*(effect.node for effect in group))
         elif kind is Remove:
             for effect in group:
                 self.remove(effect.node)
