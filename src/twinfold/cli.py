@@ -12,7 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import typer
 
@@ -39,13 +39,14 @@ app = typer.Typer(
 )
 
 
-def main() -> None:
+def main() -> NoReturn:
     """Run the command line of this process and exit with its code."""
     # What a start makes stays: to look for garbage in it takes a fifth of the start's time.
     gc.disable()
     code = run()
     finish_output()
-    sys.exit(code)
+    # All is closed by now: to take the interpreter apart takes as long as half of the imports.
+    os._exit(code)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -25,6 +26,7 @@ from twinfold.core.retention import SteadyClock
 from twinfold.errors import DestinationError, UsageError
 from twinfold.server.events import Listener as ServerListener
 from twinfold.server.events import Listening, Message
+from twinfold.system.authorities import without_authorities
 from twinfold.system.heap import share_heap
 from twinfold.system.stopping import wait_or_stop
 
@@ -66,10 +68,9 @@ def run_client(settings: ClientSettings, listener: ClientListener) -> int:
     Raises:
         TwinfoldError: it cannot be done.
     """
-    from twinfold.client.run import run_client as run
-
+    client = _import_client(settings.address)
     _raise_descriptor_limit()
-    return _run(lambda stop: run(settings, listener, stop))
+    return _run(lambda stop: client.run_client(settings, listener, stop))
 
 
 def dry_run(settings: ClientSettings, listener: ClientListener) -> int:
@@ -78,9 +79,14 @@ def dry_run(settings: ClientSettings, listener: ClientListener) -> int:
     Raises:
         TwinfoldError: it cannot be found out.
     """
-    from twinfold.client.run import dry_run as run
+    client = _import_client(settings.address)
+    return _run(lambda stop: client.dry_run(settings, listener, stop))
 
-    return _run(lambda stop: run(settings, listener, stop))
+
+def _import_client(address: ServerAddress) -> ModuleType:
+    with contextlib.nullcontext() if address.needs_authorities else without_authorities():
+        from twinfold.client import run
+    return run
 
 
 def status(state_dir: Path, source: bytes | None) -> list[Status]:
@@ -256,17 +262,18 @@ if sys.platform != "win32":
         listener: ServerListener,
         stop: asyncio.Event,
     ) -> None:
-        from twinfold.server.collect import Collector
-        from twinfold.server.commit import Committer
-        from twinfold.server.drift import DriftChecker
-        from twinfold.server.heal import Healer
-        from twinfold.server.pending import PendingBatches
-        from twinfold.server.receive import Receiver
-        from twinfold.server.room import RoomKeeper
-        from twinfold.server.routes import Routes
-        from twinfold.server.serve import serve
-        from twinfold.server.stage import Stager
-        from twinfold.server.survey import Survey
+        with without_authorities():
+            from twinfold.server.collect import Collector
+            from twinfold.server.commit import Committer
+            from twinfold.server.drift import DriftChecker
+            from twinfold.server.heal import Healer
+            from twinfold.server.pending import PendingBatches
+            from twinfold.server.receive import Receiver
+            from twinfold.server.room import RoomKeeper
+            from twinfold.server.routes import Routes
+            from twinfold.server.serve import serve
+            from twinfold.server.stage import Stager
+            from twinfold.server.survey import Survey
 
         if destination.untold:
             told = ", ".join(destination.untold)
