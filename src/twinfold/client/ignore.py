@@ -76,6 +76,11 @@ class IgnoreRules:
         self._flaw = f"has a line that is no pattern: {bad[0]!r}{more}" if bad else ""
         return bad
 
+    @property
+    def keeps_all(self) -> bool:
+        """Whether there is no rule."""
+        return self._spec is None
+
     def keeps(self, path: bytes, is_directory: bool) -> bool:
         """Tell whether an entry is synchronised, given that the directory above it is."""
         if self._spec is None or path == IGNORE_FILE:
