@@ -13,7 +13,6 @@ import threading
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -68,9 +67,10 @@ def run_client(settings: ClientSettings, listener: ClientListener) -> int:
     Raises:
         TwinfoldError: it cannot be done.
     """
-    client = _import_client(settings.address)
+    from twinfold.client.run import run_client as run
+
     _raise_descriptor_limit()
-    return _run(lambda stop: client.run_client(settings, listener, stop))
+    return _run(lambda stop: run(settings, listener, stop))
 
 
 def dry_run(settings: ClientSettings, listener: ClientListener) -> int:
@@ -79,14 +79,10 @@ def dry_run(settings: ClientSettings, listener: ClientListener) -> int:
     Raises:
         TwinfoldError: it cannot be found out.
     """
-    client = _import_client(settings.address)
-    return _run(lambda stop: client.dry_run(settings, listener, stop))
+    with without_authorities(unless=settings.address.needs_authorities):
+        from twinfold.client.dry_run import dry_run as run
 
-
-def _import_client(address: ServerAddress) -> ModuleType:
-    with contextlib.nullcontext() if address.needs_authorities else without_authorities():
-        from twinfold.client import run
-    return run
+    return _run(lambda stop: run(settings, listener, stop))
 
 
 def status(state_dir: Path, source: bytes | None) -> list[Status]:

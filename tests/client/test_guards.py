@@ -14,11 +14,11 @@ import pytest
 from tests.client.mirror import WAYS, ScannedSource, snapshot
 from tests.client.running import RunningClient, client_settings, running_server
 from twinfold.client.dirty import Names
+from twinfold.client.dry_run import dry_run
 from twinfold.client.events import Held
 from twinfold.client.files import FilePlanner
 from twinfold.client.guard import Allowance, Taken
 from twinfold.client.read import ScanStoppedError
-from twinfold.client.run import dry_run
 from twinfold.client.scan import Scan
 from twinfold.client.source import UNMOUNTED, Source
 from twinfold.client.tree import DescriptorDirectory, Listing

@@ -415,8 +415,8 @@ CLIENT_FAULTS = (
         (
             Edit(
                 "client/run.py",
-                "board, control.waiters)",
-                "board, type(control.waiters)())",
+                "state, control.waiters, ",
+                "state, type(control.waiters)(), ",
             ),
         ),
         (f"{SYNC}::test_who_asks_is_answered_although_the_state_is_made_anew",),
