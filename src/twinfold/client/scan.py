@@ -166,10 +166,12 @@ class Scan:
             # This scan was here before, and found it: the state does not say so yet.
             listing.pop(name, None)
             known.pop(name, None)
-        kept = tools.ignore.without_ignored(path, listing)
-        for name in names_not_kept((name, facts[3]) for name, facts in kept.items()):
-            self.note_problem(join(path, name), TIME_NOT_KEPT)
-        children = self._plan_entries(directory, path, child.node, kept, known, deletions)
+        children: list[Child] = []
+        if listing or known:
+            kept = tools.ignore.without_ignored(path, listing)
+            for name in names_not_kept((name, facts[3]) for name, facts in kept.items()):
+                self.note_problem(join(path, name), TIME_NOT_KEPT)
+            children = self._plan_entries(directory, path, child.node, kept, known, deletions)
         tools.problems.clear_doubted()
         return children
 

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import msgspec
@@ -44,6 +45,7 @@ _LISTED = (
 )
 _DIRECTORIES = f"SELECT {_KNOWN} FROM nodes WHERE parent = ? AND kind = {DIRECTORY}"  # noqa: S608
 INSERT_NODE = f"INSERT INTO nodes ({_COLUMNS}, content, target, manifest) VALUES ({'?,' * 12}?)"  # noqa: S608
+_KIND = itemgetter(1)
 _SUBTREE = (
     "WITH RECURSIVE below (id) AS (SELECT ? UNION ALL "
     "SELECT nodes.id FROM nodes JOIN below ON nodes.parent = below.id) "
@@ -164,7 +166,7 @@ class State:
         with self.lock:
             if self._all(_LISTED, node) != listed:
                 return None
-            if not any(entry[1] == DIRECTORY for entry in listed):
+            if DIRECTORY not in map(_KIND, listed):
                 return {}
             return {row[0]: _known_of(row) for row in self._all(_DIRECTORIES, node)}
 
