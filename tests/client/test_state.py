@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from twinfold.client.comparison import compare_entries
@@ -59,6 +59,7 @@ TIMES_NS = [FIRST_TIME_NS, FIRST_TIME_NS + 1, 0, LAST_TIME_NS - 1, LAST_TIME_NS]
 KINDS_AND_TIMES = st.tuples(st.sampled_from([FILE, DIRECTORY, SYMLINK]), st.sampled_from(TIMES_NS))
 
 
+@settings(deadline=None)
 @given(
     there=st.dictionaries(st.binary(min_size=1, max_size=2), KINDS_AND_TIMES, max_size=6),
     spoilt=st.none() | st.tuples(st.integers(0, 5), st.integers(0, 7)),
