@@ -501,13 +501,16 @@ static PyObject *read_files(PyObject *module, PyObject *arguments) {
 
 /* ---- listing ------------------------------------------------------------ */
 
+/* The name is a place among all names while these may still move in memory. */
 typedef struct {
-    size_t name;
+    size_t name_at;
+    const char *name;
     mode_t mode;
     long long size, mtime_ns, ctime_ns, device, inode;
 } listed_entry;
 
 typedef struct {
+    listed_entry before, after;
     listed_entry *entries;
     size_t count, room;
     char *names;
@@ -526,15 +529,8 @@ static int make_room(void **data, size_t needed, size_t *room, size_t item_bytes
     return 0;
 }
 
-static int add_entry(listing *found, const char *name, const struct stat *status) {
-    const size_t size = strlen(name) + 1;
-    if (make_room((void **)&found->entries, found->count + 1, &found->room,
-                  sizeof *found->entries) < 0 ||
-        make_room((void **)&found->names, found->names_bytes + size, &found->names_room, 1) < 0)
-        return -1;
-    memcpy(found->names + found->names_bytes, name, size);
-    found->entries[found->count++] = (listed_entry){
-        .name = found->names_bytes,
+static listed_entry entry_of(const struct stat *status) {
+    return (listed_entry){
         .mode = status->st_mode,
         .size = (long long)status->st_size,
         .mtime_ns = nanoseconds(status->MODIFIED),
@@ -542,6 +538,17 @@ static int add_entry(listing *found, const char *name, const struct stat *status
         .device = (long long)status->st_dev,
         .inode = (long long)status->st_ino,
     };
+}
+
+static int add_entry(listing *found, const char *name, const struct stat *status) {
+    const size_t size = strlen(name) + 1;
+    if (make_room((void **)&found->entries, found->count + 1, &found->room,
+                  sizeof *found->entries) < 0 ||
+        make_room((void **)&found->names, found->names_bytes + size, &found->names_room, 1) < 0)
+        return -1;
+    memcpy(found->names + found->names_bytes, name, size);
+    found->entries[found->count] = entry_of(status);
+    found->entries[found->count++].name_at = found->names_bytes;
     found->names_bytes += size;
     return 0;
 }
@@ -550,8 +557,19 @@ static int is_itself_or_above(const char *name) {
     return name[0] == '.' && (name[1] == 0 || (name[1] == '.' && name[2] == 0));
 }
 
+static int by_name(const void *one, const void *other) {
+    return strcmp(((const listed_entry *)one)->name, ((const listed_entry *)other)->name);
+}
+
+static void sort_by_name(listing *found) {
+    for (size_t i = 0; i < found->count; i++)
+        found->entries[i].name = found->names + found->entries[i].name_at;
+    if (found->count > 1)
+        qsort(found->entries, found->count, sizeof *found->entries, by_name);
+}
+
 /* Names that vanish meanwhile are left out. */
-static int list_all(int directory_fd, listing *found) {
+static int list_names(int directory_fd, listing *found) {
     const int fd = fcntl(directory_fd, F_DUPFD_CLOEXEC, 0);
     DIR *directory = fd < 0 ? NULL : fdopendir(fd);
     if (directory == NULL) {
@@ -581,19 +599,54 @@ static int list_all(int directory_fd, listing *found) {
     return reason;
 }
 
-static PyObject *described(const listed_entry *entry, const char *names, const int kinds[4]) {
+static int list_all(int directory_fd, listing *found) {
+    struct stat status;
+    if (fstat(directory_fd, &status) < 0)
+        return errno;
+    found->before = entry_of(&status);
+    const int reason = list_names(directory_fd, found);
+    if (reason != 0)
+        return reason;
+    if (fstat(directory_fd, &status) < 0)
+        return errno;
+    found->after = entry_of(&status);
+    sort_by_name(found);
+    return 0;
+}
+
+/* The name, if there is one, and the facts. */
+static PyObject *described(const listed_entry *entry, const int kinds[4]) {
     const int is_file = S_ISREG(entry->mode), is_directory = S_ISDIR(entry->mode);
     const int kind = kinds[is_file ? 0 : is_directory ? 1 : S_ISLNK(entry->mode) ? 2 : 3];
     const int keeps_mode = is_file || is_directory;
-    return Py_BuildValue("y(iiLLLLL)", names + entry->name, kind,
-                         keeps_mode ? (int)(entry->mode & 0777) : 0, is_file ? entry->size : 0,
-                         keeps_mode ? entry->mtime_ns : 0, is_directory ? 0 : entry->ctime_ns,
-                         entry->device, entry->inode);
+    const long long facts[] = {
+        kind,
+        keeps_mode ? (long long)(entry->mode & 0777) : 0,
+        is_file ? entry->size : 0,
+        keeps_mode ? entry->mtime_ns : 0,
+        is_directory ? 0 : entry->ctime_ns,
+        entry->device,
+        entry->inode,
+    };
+    const Py_ssize_t count = sizeof facts / sizeof *facts, first = entry->name != NULL;
+    PyObject *tuple = PyTuple_New(first + count);
+    if (tuple != NULL && first > 0) {
+        PyObject *name = PyBytes_FromString(entry->name);
+        if (name == NULL || PyTuple_SetItem(tuple, 0, name) < 0)
+            Py_CLEAR(tuple);
+    }
+    for (Py_ssize_t i = 0; tuple != NULL && i < count; i++) {
+        PyObject *fact = PyLong_FromLongLong(facts[i]);
+        if (fact == NULL || PyTuple_SetItem(tuple, first + i, fact) < 0)
+            Py_CLEAR(tuple);
+    }
+    return tuple;
 }
 
 PyDoc_STRVAR(list_entries_doc,
              "list_entries(directory_fd, kinds)\n--\n\n"
-             "Return (name, facts) of each entry; facts are kind, mode, size, mtime_ns, ctime_ns,\n"
+             "Return the facts of the directory before, (name, *facts) of each entry by name, and\n"
+             "the facts of the directory after. Facts are kind, mode, size, mtime_ns, ctime_ns,\n"
              "device and inode. The kinds are those of files, directories, symlinks and others.");
 
 static PyObject *list_entries(PyObject *module, PyObject *arguments) {
@@ -613,13 +666,16 @@ static PyObject *list_entries(PyObject *module, PyObject *arguments) {
     } else
         list = PyList_New((Py_ssize_t)found.count);
     for (size_t i = 0; list != NULL && i < found.count; i++) {
-        PyObject *entry = described(&found.entries[i], found.names, kinds);
+        PyObject *entry = described(&found.entries[i], kinds);
         if (entry == NULL || PyList_SetItem(list, (Py_ssize_t)i, entry) < 0)
             Py_CLEAR(list);
     }
     free(found.entries);
     free(found.names);
-    return list;
+    if (list == NULL)
+        return NULL;
+    return Py_BuildValue("(NNN)", described(&found.before, kinds), list,
+                         described(&found.after, kinds));
 }
 
 /* ---- fetching ahead ------------------------------------------------------ */

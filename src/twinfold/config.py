@@ -55,6 +55,11 @@ class ServerAddress(msgspec.Struct, frozen=True):
         scheme = "https" if self.tls and plain_if_invite else _INVITE_SCHEME
         return f"{scheme}://{quote(self.token, safe='')}@{host}:{self.port}{end}"
 
+    @property
+    def needs_authorities(self) -> bool:
+        """Whether its certificate is trusted only if one of the system's authorities vouches."""
+        return self.tls and self.fingerprint is None
+
     def with_token(self, token: str) -> ServerAddress:
         """Return the same address with another token."""
         return msgspec.structs.replace(self, token=token)

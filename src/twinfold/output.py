@@ -69,11 +69,13 @@ def _unwritable(error: OSError) -> TwinfoldError:
 
 
 def finish_output() -> None:
-    """Write out what is left, as far as that is possible: the interpreter exits in peace."""
+    """Write out what is left, as far as that is possible."""
     try:
         sys.stdout.flush()
     except OSError:
         discard_output()
+    with contextlib.suppress(OSError):
+        sys.stderr.flush()
 
 
 def discard_output() -> None:

@@ -25,6 +25,7 @@ from twinfold.core.retention import SteadyClock
 from twinfold.errors import DestinationError, UsageError
 from twinfold.server.events import Listener as ServerListener
 from twinfold.server.events import Listening, Message
+from twinfold.system.authorities import without_authorities
 from twinfold.system.heap import share_heap
 from twinfold.system.stopping import wait_or_stop
 
@@ -78,7 +79,8 @@ def dry_run(settings: ClientSettings, listener: ClientListener) -> int:
     Raises:
         TwinfoldError: it cannot be found out.
     """
-    from twinfold.client.run import dry_run as run
+    with without_authorities(unless=settings.address.needs_authorities):
+        from twinfold.client.dry_run import dry_run as run
 
     return _run(lambda stop: run(settings, listener, stop))
 
@@ -256,17 +258,18 @@ if sys.platform != "win32":
         listener: ServerListener,
         stop: asyncio.Event,
     ) -> None:
-        from twinfold.server.collect import Collector
-        from twinfold.server.commit import Committer
-        from twinfold.server.drift import DriftChecker
-        from twinfold.server.heal import Healer
-        from twinfold.server.pending import PendingBatches
-        from twinfold.server.receive import Receiver
-        from twinfold.server.room import RoomKeeper
-        from twinfold.server.routes import Routes
-        from twinfold.server.serve import serve
-        from twinfold.server.stage import Stager
-        from twinfold.server.survey import Survey
+        with without_authorities():
+            from twinfold.server.collect import Collector
+            from twinfold.server.commit import Committer
+            from twinfold.server.drift import DriftChecker
+            from twinfold.server.heal import Healer
+            from twinfold.server.pending import PendingBatches
+            from twinfold.server.receive import Receiver
+            from twinfold.server.room import RoomKeeper
+            from twinfold.server.routes import Routes
+            from twinfold.server.serve import serve
+            from twinfold.server.stage import Stager
+            from twinfold.server.survey import Survey
 
         if destination.untold:
             told = ", ".join(destination.untold)

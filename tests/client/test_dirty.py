@@ -99,7 +99,7 @@ def test_a_directory_that_could_not_be_listed_is_walked(
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     with monkeypatch.context() as broken:
-        broken.setattr(DescriptorDirectory, "entries", failing)
+        broken.setattr(DescriptorDirectory, "listing", failing)
         deep.scan()
     assert paths(deep) == [b""]
     deep.scan(Names({b"": {b"x"}}, set()))

@@ -14,14 +14,14 @@ import pytest
 from tests.client.mirror import WAYS, ScannedSource, snapshot
 from tests.client.running import RunningClient, client_settings, running_server
 from twinfold.client.dirty import Names
+from twinfold.client.dry_run import dry_run
 from twinfold.client.events import Held
 from twinfold.client.files import FilePlanner
 from twinfold.client.guard import Allowance, Taken
 from twinfold.client.read import ScanStoppedError
-from twinfold.client.run import dry_run
 from twinfold.client.scan import Scan
 from twinfold.client.source import UNMOUNTED, Source
-from twinfold.client.tree import DescriptorDirectory
+from twinfold.client.tree import DescriptorDirectory, Listing
 from twinfold.config import ServerAddress
 from twinfold.core import planning
 from twinfold.core.planning import DeletionLimit, Facts
@@ -263,17 +263,18 @@ def test_a_source_that_is_numbered_anew_is_the_same(
 
 
 def renumber(monkeypatch: pytest.MonkeyPatch, inode: int) -> None:
-    real, listed = DescriptorDirectory.facts, DescriptorDirectory.entries
+    real, listed = DescriptorDirectory.facts, DescriptorDirectory.listing
 
     def other(facts: Facts) -> Facts:
         return facts._replace(dev=4711) if facts.inode == inode else facts
 
+    def renumbered(directory: DescriptorDirectory) -> Listing:
+        before, entries, after = listed(directory)
+        changed = [(entry[0], *other(Facts(*entry[1:]))) for entry in entries]
+        return Listing(other(before), changed, other(after))
+
     monkeypatch.setattr(DescriptorDirectory, "facts", lambda directory: other(real(directory)))
-    monkeypatch.setattr(
-        DescriptorDirectory,
-        "entries",
-        lambda directory: {name: other(facts) for name, facts in listed(directory).items()},
-    )
+    monkeypatch.setattr(DescriptorDirectory, "listing", renumbered)
 
 
 def test_lines_that_are_no_patterns_stay_a_problem(source: ScannedSource) -> None:

@@ -18,9 +18,8 @@ from twinfold.client import batch as batches
 from twinfold.client.dirty import Names
 from twinfold.client.ignore import IgnoreRules
 from twinfold.client.read import Reader
-from twinfold.client.tree import DescriptorDirectory
+from twinfold.client.tree import DescriptorDirectory, Listing
 from twinfold.core import planning
-from twinfold.core.planning import Facts
 from twinfold.errors import SourceError, SourceVanishedError
 from twinfold.model import Delete, Move, PutFile, SetAttributes
 
@@ -266,14 +265,14 @@ def test_an_unreadable_directory_deletes_nothing(
     source.scan()
     source.forget_changes()
     inode = (source.root / "a").stat().st_ino
-    real = DescriptorDirectory.entries
+    real = DescriptorDirectory.listing
 
-    def failing(directory: DescriptorDirectory) -> dict[bytes, Facts]:
+    def failing(directory: DescriptorDirectory) -> Listing:
         if directory.facts().inode == inode:
             raise PermissionError(13, "Permission denied")
         return real(directory)
 
-    monkeypatch.setattr(DescriptorDirectory, "entries", failing)
+    monkeypatch.setattr(DescriptorDirectory, "listing", failing)
     source.scan()
     monkeypatch.undo()
     assert not any(isinstance(change, Delete) for change in source.mirror.changes)
@@ -534,6 +533,18 @@ def test_ignored_names_are_invisible(source: ScannedSource) -> None:
     assert b"a/deep" not in there
     assert b"x.log" not in there
     assert {b"a/one", b"keep.log", b".twinfoldignore"} <= there.keys()
+
+
+def test_rules_that_come_later_hold_where_nothing_changed(source: ScannedSource) -> None:
+    """Also in a directory that is just as it was."""
+    make_tree(source.root)
+    source.scan()
+    (source.root / ".twinfoldignore").write_text("one\n")
+    source.scan()
+    assert b"a/one" not in source.mirror.entries
+    (source.root / ".twinfoldignore").write_text("")
+    source.scan()
+    check(source)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no such names")

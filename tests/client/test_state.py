@@ -8,14 +8,19 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from twinfold.client.comparison import compare_entries
 from twinfold.client.effects import Effect, Insert, Node, Relocate, Remove, SaveSegment, Update
 from twinfold.client.state import ROOT_NODE, SEGMENT_CHUNKS, State
 from twinfold.client.state_file import copy_state, kept_texts, open_state
 from twinfold.core.planning import DIRECTORY, FILE, SYMLINK
+from twinfold.core.times import FIRST_TIME_NS, LAST_TIME_NS
 from twinfold.errors import FormatError, StateError
 from twinfold.model import Entry, Kind
 
@@ -48,6 +53,45 @@ def fill(state: State) -> None:
         SaveSegment(1, 0, b"x" * 32),
     ]
     state.acknowledge(effects, [b"x" * 32], 7, [(b"x" * 32, ROWS)])
+
+
+TIMES_NS = [FIRST_TIME_NS, FIRST_TIME_NS + 1, 0, LAST_TIME_NS - 1, LAST_TIME_NS]
+KINDS_AND_TIMES = st.tuples(st.sampled_from([FILE, DIRECTORY, SYMLINK]), st.sampled_from(TIMES_NS))
+
+
+@settings(deadline=None)
+@given(
+    there=st.dictionaries(st.binary(min_size=1, max_size=2), KINDS_AND_TIMES, max_size=6),
+    spoilt=st.none() | st.tuples(st.integers(0, 5), st.integers(0, 7)),
+    missing=st.integers(0, 12),
+)
+def test_a_directory_is_as_known_or_is_compared(
+    there: dict[bytes, tuple[int, int]], spoilt: tuple[int, int] | None, missing: int
+) -> None:
+    """Only if names, facts and times are all as listed are its directories the whole answer."""
+    nodes = [
+        Node(number, ROOT_NODE, name, kind, 0o7, number, time_ns, 2, 3, -number)
+        for number, (name, (kind, time_ns)) in enumerate(sorted(there.items()), 2)
+    ]
+    listed: list[Any] = [
+        (n.name, n.kind, n.mode, n.size, n.mtime_ns, n.ctime_ns, n.dev, n.inode) for n in nodes
+    ]
+    equal = all(FIRST_TIME_NS < node.mtime_ns < LAST_TIME_NS for node in nodes)
+    if spoilt and spoilt[0] < len(listed):
+        entry, at = list(listed[spoilt[0]]), spoilt[1]
+        entry[at] = entry[at] + b"x" if at == 0 else entry[at] ^ 1
+        listed[spoilt[0]], equal = tuple(entry), False
+    if missing < len(listed):
+        del listed[missing]
+        equal = False
+    with TemporaryDirectory() as folder:
+        state = open_state(Path(folder) / "state.sqlite", b"/source")
+        state.acknowledge([*map(Insert, reversed(nodes)), Insert(file(99, 2, b"below"))], [], 1)
+        found = state.directories_if_only(ROOT_NODE, listed)
+        known = state.children(ROOT_NODE)
+        state.close()
+    directories = {name: entry for name, entry in known.items() if entry.kind == DIRECTORY}
+    assert found == (directories if equal else None)
 
 
 def test_an_acknowledgement_brings_rows_chunks_and_revision(state: State) -> None:

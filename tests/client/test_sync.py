@@ -16,9 +16,9 @@ import pytest
 from tests.client.mirror import Snapshot, snapshot
 from tests.client.running import WITHIN_S, RunningClient, client_settings, running_server
 from twinfold.client.control import NotRunningError, ask_status, ask_wait, list_clients
+from twinfold.client.dry_run import dry_run
 from twinfold.client.events import Applied, Comparing, Held, InSync, Problem, Waiting
 from twinfold.client.place import place_of
-from twinfold.client.run import dry_run
 from twinfold.config import ServerAddress
 from twinfold.errors import (
     ConnectionLostError,

@@ -11,7 +11,7 @@ import pytest
 if sys.platform == "win32":
     pytest.skip("directories are listed by path there", allow_module_level=True)
 
-from twinfold.client.tree import open_root
+from twinfold.client.tree import by_name, open_root
 from twinfold.system import bulk
 
 TIMES_NS = [0, -1, -1_000_000_000, 1, (1 << 63) - 1, 1 << 63, 1 << 64, -(1 << 63), 1 - (1 << 63)]
@@ -46,10 +46,11 @@ def test_a_listing_says_what_a_look_says(tmp_path: Path) -> None:
     os.utime(source + b"/directory", ns=(5, 7))
     os.chmod(source + b"/a", 0o4755)
     with open_root(source) as directory:
-        entries = directory.entries()
-        assert set(entries) == set(os.listdir(source))
-        assert directory.entries() == entries
-        for name, facts in entries.items():
+        before, listed, after = directory.listing()
+        assert before == after == directory.facts()
+        assert [entry[0] for entry in listed] == sorted(os.listdir(source))
+        assert directory.listing().entries == listed
+        for name, facts in by_name(listed).items():
             looked = directory.look(name)
             assert looked is not None
             assert facts == looked[0]
@@ -61,14 +62,14 @@ def test_a_directory_that_is_gone_lists_nothing(tmp_path: Path) -> None:
     (tmp_path / "d").mkdir()
     with open_root(os.fsencode(tmp_path)) as root, root.enter(b"d") as directory:
         (tmp_path / "d").rmdir()
-        assert directory.entries() == {}
+        assert directory.listing().entries == []
 
 
 @pytest.mark.usefixtures("any_listing")
 def test_what_cannot_be_listed_is_an_error_and_leaves_nothing_open(tmp_path: Path) -> None:
     with open_root(os.fsencode(tmp_path)) as directory:
         before = os.listdir("/dev/fd")
-        directory.entries()
+        directory.listing()
         assert os.listdir("/dev/fd") == before
         fd = directory.fd
         assert fd is not None
@@ -78,7 +79,7 @@ def test_what_cannot_be_listed_is_an_error_and_leaves_nothing_open(tmp_path: Pat
         os.dup2(file, fd)
         try:
             with pytest.raises(NotADirectoryError):
-                directory.entries()
+                directory.listing()
         finally:
             os.dup2(kept, fd)
             os.close(kept)

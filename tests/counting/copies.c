@@ -11,6 +11,8 @@
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #define LEAST_BYTES 1024
 
@@ -79,4 +81,12 @@ __attribute__((destructor)) static void tell(void)
         fprintf(file, "%llu\n", (unsigned long long)copied_bytes);
         fclose(file);
     }
+}
+
+/* How the program ends: without what a C library does at the end. */
+void _exit(int code)
+{
+    tell();
+    for (;;)
+        syscall(SYS_exit_group, code);
 }

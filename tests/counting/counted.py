@@ -53,9 +53,9 @@ def main() -> None:
     count = StatementCount(Path(sys.argv.pop(1)))
     sqlite3.connect = sqlite3.dbapi2.connect = count.connect  # type: ignore[assignment]
     atexit.register(count.write)
-    from twinfold.cli import main as run_twinfold
+    from twinfold.cli import run
 
-    run_twinfold()
+    sys.exit(run())
 
 
 if __name__ == "__main__":

@@ -95,14 +95,26 @@ CLIENT_FAULTS = (
                 "        except OSError as error:\n"
                 "            self.note_unentered(path, error)\n"
                 "            return None\n"
-                "        known = ",
+                "        listing, known = ",
                 "        except OSError as error:\n"
                 "            self.note_unentered(path, error)\n"
-                "            listing = {}\n"
-                "        known = ",
+                "            entries, facts = [], directory.facts()\n"
+                "        listing, known = ",
             ),
         ),
         (f"{SCAN}::test_an_unreadable_directory_deletes_nothing",),
+    ),
+    Fault(
+        "a directory that is as known is done, whatever moved or is ignored by now",
+        "5",
+        (
+            Edit(
+                "client/scan.py",
+                "        if tools.ignore.keeps_all and not tools.moves.moved:\n",
+                "        if True:\n",
+            ),
+        ),
+        (f"{SCAN}::test_rules_that_come_later_hold_where_nothing_changed",),
     ),
     Fault(
         "a move is not verified by its content",
@@ -403,8 +415,8 @@ CLIENT_FAULTS = (
         (
             Edit(
                 "client/run.py",
-                "board, control.waiters)",
-                "board, type(control.waiters)())",
+                "state, control.waiters, ",
+                "state, type(control.waiters)(), ",
             ),
         ),
         (f"{SYNC}::test_who_asks_is_answered_although_the_state_is_made_anew",),

@@ -18,7 +18,7 @@ import pytest
 
 from tests.e2e.small import btrfs
 from tests.server.rig import Rig, put
-from twinfold.client.tree import open_root
+from twinfold.client.tree import by_name, open_root
 from twinfold.model import Delete
 from twinfold.storage.interface import ATTIC, TREE
 
@@ -88,8 +88,8 @@ def test_what_a_recovery_puts_into_the_attic_stays_known(folder: Path) -> None:
 def test_the_client_lists_what_came_since_it_opened_a_directory(folder: Path) -> None:
     """What is made between opening and listing is not left out."""
     with open_root(bytes(folder)) as root:
-        before = set(root.entries())
+        before = set(by_name(root.listing().entries))
         for number in range(3):
             (folder / f"new-{number}").touch()
-            now = set(root.entries()) - before
+            now = set(by_name(root.listing().entries)) - before
             assert now == {b"new-%d" % n for n in range(number + 1)}

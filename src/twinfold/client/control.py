@@ -16,15 +16,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import msgspec
 
 from twinfold.client.events import Status, Verified, VerifyFailed, VerifyLine
 from twinfold.client.place import ClientPlace, place_of, places
-from twinfold.client.verify import Told
 from twinfold.client.waiters import Waiters
 from twinfold.errors import TwinfoldError
+
+if TYPE_CHECKING:
+    from twinfold.client.verify import Told
 
 _MAX_LINE_BYTES = 64 * 1024 * 1024
 _MAX_SOCKET_PATH_BYTES = 100

@@ -7,6 +7,11 @@ from typing import Literal
 
 import msgspec
 
+EXIT_EQUAL = 0
+EXIT_NOT_EQUAL = 3
+EXIT_INTERRUPTED = 130
+"""A client that was to run once was stopped before it was through."""
+
 
 class Connecting(msgspec.Struct, frozen=True):
     """A session with the server is being opened."""

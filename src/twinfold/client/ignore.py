@@ -9,14 +9,16 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Sequence
-
-from pathspec import GitIgnoreSpec
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from twinfold.client.tree import Directory
 from twinfold.core.paths import join
 from twinfold.core.planning import DIRECTORY, FILE, Facts
 from twinfold.errors import UsageError
+
+if TYPE_CHECKING:
+    from pathspec import GitIgnoreSpec
 
 IGNORE_FILE = b".twinfoldignore"
 _MAX_FILE_BYTES = 1024 * 1024
@@ -35,7 +37,7 @@ class IgnoreRules:
     def __init__(self, patterns: Sequence[str]) -> None:
         for pattern in patterns:
             try:
-                GitIgnoreSpec.from_lines([pattern])
+                _spec_of([pattern])
             except _FLAWS as error:
                 raise UsageError(f"--ignore {pattern!r}: {error}") from error
         self._patterns = list(patterns)
@@ -65,7 +67,7 @@ class IgnoreRules:
         good, bad = [], []
         for line in text.decode("utf-8", "surrogateescape").splitlines():
             try:
-                GitIgnoreSpec.from_lines([line])
+                _spec_of([line])
                 good.append(line)
             except _FLAWS:
                 bad.append(line)
@@ -73,6 +75,11 @@ class IgnoreRules:
         more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
         self._flaw = f"has a line that is no pattern: {bad[0]!r}{more}" if bad else ""
         return bad
+
+    @property
+    def keeps_all(self) -> bool:
+        """Whether there is no rule."""
+        return self._spec is None
 
     def keeps(self, path: bytes, is_directory: bool) -> bool:
         """Tell whether an entry is synchronised, given that the directory above it is."""
@@ -92,7 +99,14 @@ class IgnoreRules:
         }
 
     def _compile(self, lines: list[str]) -> GitIgnoreSpec:
-        return GitIgnoreSpec.from_lines(map(_on_one_line, [*self._patterns, *lines]))
+        return _spec_of(map(_on_one_line, [*self._patterns, *lines]))
+
+
+def _spec_of(lines: Iterable[str]) -> GitIgnoreSpec:
+    # Most sources have no rules, and start faster without.
+    from pathspec import GitIgnoreSpec
+
+    return GitIgnoreSpec.from_lines(lines)
 
 
 def _on_one_line(text: str) -> str:

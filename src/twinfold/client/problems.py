@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_left, insort
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 
 from twinfold.client.events import Listener, Problem
 from twinfold.client.refusals import Refusals
@@ -82,13 +82,14 @@ class Problems:
             with self._lock:
                 self._drop(self._below(path))
 
-    def clear_absent(self, path: bytes, names: Collection[bytes]) -> None:
+    def clear_absent(self, path: bytes, names: Iterable[bytes]) -> None:
         """Forget what was wrong at and below all names in a directory but these."""
         if self._reasons:
+            present = set(names)
             start = len(join(path, b"x")) - 1
             with self._lock:
                 below = self._below(path)
-                self._drop([p for p in below if p[start:].split(b"/", 1)[0] not in names])
+                self._drop([p for p in below if p[start:].split(b"/", 1)[0] not in present])
 
     def doubt(self, parent: bytes, names: Iterable[bytes]) -> None:
         """What was wrong at these names is so only if it is noted, or confirmed, from now on."""

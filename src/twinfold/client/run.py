@@ -4,49 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
-import tempfile
-import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from twinfold.client.batch import Batch, BatchBuilder, Pending
-from twinfold.client.board import Board, applied
-from twinfold.client.comparison import compare_entries, pulled
-from twinfold.client.connection import Connection, RateLimit
 from twinfold.client.control import Control
-from twinfold.client.events import Held, Listener, Verified, Waiting
-from twinfold.client.files import FilePlanner
-from twinfold.client.guard import Allowance
-from twinfold.client.identity import Identity
-from twinfold.client.ignore import IgnoreRules
-from twinfold.client.link import Link
-from twinfold.client.moves import MoveFinder
+from twinfold.client.events import EXIT_EQUAL, EXIT_INTERRUPTED, Listener, Verified, Waiting
 from twinfold.client.place import place_of
-from twinfold.client.problems import Problems
-from twinfold.client.read import OUT_OF_DESCRIPTORS, Reader
-from twinfold.client.scan import Scan
-from twinfold.client.shortage import Shortage
-from twinfold.client.source import Source
-from twinfold.client.state import State
-from twinfold.client.state_file import copy_state, kept_texts, open_state
-from twinfold.client.sync import EXIT_EQUAL, EXIT_NOT_EQUAL, Synchroniser
-from twinfold.client.tools import Tools
-from twinfold.client.uploads import Uploader
-from twinfold.client.verify import Told
+from twinfold.client.read import OUT_OF_DESCRIPTORS
+from twinfold.client.state_file import kept_texts, open_state
 from twinfold.config import ClientSettings
 from twinfold.core.paths import display
 from twinfold.core.relapse import Relapses, Remedy
 from twinfold.errors import DamagedStateError, RefusedError, StateError
+from twinfold.system.authorities import without_authorities
 from twinfold.system.locks import FolderLock
 from twinfold.system.stopping import wait_or_stop
 
-_Result = TypeVar("_Result")
-
-EXIT_INTERRUPTED = 130
-"""A client that was to run once was stopped before it was through."""
+if TYPE_CHECKING:
+    from twinfold.client.sync import Synchroniser
+    from twinfold.client.verify import Told
 
 
 async def run_client(settings: ClientSettings, listener: Listener, stop: asyncio.Event) -> int:
@@ -109,19 +87,16 @@ async def _assembled(
 ) -> AsyncIterator[Synchroniser]:
     """Put a client together, which answers what is asked."""
     place = place_of(settings.state_dir, settings.source)
-    with closing(open_state(place.state, settings.source, renew=renew)) as state:
-        connection = Connection(settings.address, RateLimit(settings.limit_bytes_per_s))
-        board = Board(settings.source, connection.url, state, listener)
-        link = Link(
-            connection,
-            Identity(state),
-            _name(settings.source),
-            board.tell,
-            take_over=settings.take_over,
-            patient=patient,
+    loop = asyncio.get_running_loop()
+    with without_authorities(unless=settings.address.needs_authorities):
+        opening = loop.run_in_executor(
+            None, lambda: open_state(place.state, settings.source, renew=renew)
         )
-        made = Synchroniser(settings, state, link, board, control.waiters)
-        async with connection:
+        # Loaded meanwhile: what speaks to a server takes as long as the look at the state.
+        from twinfold.client.assembly import assemble
+    with closing(await opening) as state:
+        made = assemble(settings, state, control.waiters, listener, patient=patient)
+        async with made.connection:
             try:
                 with control.answered_by(made):
                     yield made
@@ -201,110 +176,3 @@ async def _run_until(synchroniser: Synchroniser, stop: asyncio.Event, once: bool
         for task in (running, stopping):
             task.cancel()
         await asyncio.gather(running, stopping, return_exceptions=True)
-
-
-def _name(source: bytes) -> str:
-    """Return what the server calls this client: the same after its state was lost."""
-    return f"{socket.gethostname()}:{display(os.path.realpath(source))}"
-
-
-async def dry_run(
-    settings: ClientSettings, listener: Listener, stop: asyncio.Event | None = None
-) -> int:
-    """Tell what ``--once`` would do; sends nothing, and changes nothing, not even the state.
-
-    Raises:
-        TwinfoldError: it cannot be found out.
-    """
-    halt = threading.Event()
-    running = asyncio.create_task(_dry_run(settings, listener, halt))
-    stopping = asyncio.create_task((stop or asyncio.Event()).wait())
-    try:
-        await asyncio.wait([running, stopping], return_when=asyncio.FIRST_COMPLETED)
-        return running.result() if running.done() else EXIT_INTERRUPTED
-    finally:
-        halt.set()
-        for task in (running, stopping):
-            task.cancel()
-        await asyncio.gather(running, stopping, return_exceptions=True)
-
-
-async def _dry_run(settings: ClientSettings, listener: Listener, halt: threading.Event) -> int:
-    with tempfile.TemporaryDirectory(prefix="twinfold-") as scratch:
-        copy = Path(scratch) / "state.sqlite"
-        kept = place_of(settings.state_dir, settings.source).state
-        if kept.exists():
-            copy_state(kept, copy)
-        state = open_state(copy, settings.source)
-        try:
-            if state.revision < 0:
-                await _learn_entries(settings, state, halt)
-            return await _in_thread(lambda: _scan_dry(settings, state, listener, halt))
-        finally:
-            state.close()
-
-
-async def _in_thread(work: Callable[[], _Result]) -> _Result:
-    """Do the work in a thread, and leave none behind: also a cancelled call waits for its end."""
-    working = asyncio.ensure_future(asyncio.to_thread(work))
-    try:
-        return await asyncio.shield(working)
-    except asyncio.CancelledError:
-        await asyncio.gather(working, return_exceptions=True)
-        raise
-
-
-async def _learn_entries(settings: ClientSettings, state: State, halt: threading.Event) -> None:
-    async with Connection(settings.address, RateLimit(None)) as connection:
-        hello = await connection.hello()
-        groups = pulled(connection.entries(), asyncio.get_running_loop(), halt)
-        await _in_thread(lambda: compare_entries(state, groups, hello.server_id))
-
-
-def _scan_dry(
-    settings: ClientSettings, state: State, listener: Listener, stop: threading.Event
-) -> int:
-    def tell(batch: Batch) -> None:
-        for change in batch.changes:
-            event = applied(change)
-            if event is not None:
-                listener(event)
-        state.acknowledge([effect for _, effect in batch.effects], batch.pieces, None)
-        pending.forget(batch)
-
-    entries = state.entries
-    pending, problems = Pending(state), Problems(listener)
-    source = Source(settings.source, state)
-    ignore = IgnoreRules(settings.ignore)
-    builder, reader = BatchBuilder(state, pending, tell), Reader(stop)
-    with source.open() as root:
-        ignore.reload(root)
-        moves = MoveFinder(root, state, pending)
-        shortage = Shortage(problems)
-        uploader = Uploader(state, builder, reader, shortage)
-        files = FilePlanner(state, builder, reader, uploader, moves, shortage)
-        scan = Scan(
-            Tools(
-                root,
-                state,
-                pending,
-                builder,
-                files,
-                moves,
-                problems,
-                ignore,
-                lambda _path, _fd: None,
-                source.is_same,
-                stop,
-                Allowance(settings.max_delete),
-            )
-        )
-        scan.scan_all()
-    held = scan.held_deletions
-    if held:
-        reason = (
-            f"{held:,} of {entries:,} entries vanished at once; nothing would be deleted"
-            f" without --max-delete {held}"
-        )
-        listener(Held(reason, held))
-    return EXIT_NOT_EQUAL if held or len(problems) else EXIT_EQUAL

@@ -24,7 +24,7 @@ from twinfold.client.read import (
 from twinfold.client.source import UNMOUNTED, Mounts
 from twinfold.client.state import ROOT_NODE
 from twinfold.client.tools import Tools
-from twinfold.client.tree import Directory, list_settled, open_path
+from twinfold.client.tree import Directory, by_name, list_settled, open_path
 from twinfold.core.paths import MAX_DEPTH, MAX_PATH_BYTES, join, split
 from twinfold.core.planning import (
     DIRECTORY,
@@ -32,6 +32,7 @@ from twinfold.core.planning import (
     SYMLINK,
     Facts,
     Known,
+    ListedEntry,
     compare_directory,
     differs_in_attributes,
 )
@@ -165,10 +166,12 @@ class Scan:
             # This scan was here before, and found it: the state does not say so yet.
             listing.pop(name, None)
             known.pop(name, None)
-        kept = tools.ignore.without_ignored(path, listing)
-        for name in names_not_kept((name, facts[3]) for name, facts in kept.items()):
-            self.note_problem(join(path, name), TIME_NOT_KEPT)
-        children = self._plan_entries(directory, path, child.node, kept, known, deletions)
+        children: list[Child] = []
+        if listing or known:
+            kept = tools.ignore.without_ignored(path, listing)
+            for name in names_not_kept((name, facts[3]) for name, facts in kept.items()):
+                self.note_problem(join(path, name), TIME_NOT_KEPT)
+            children = self._plan_entries(directory, path, child.node, kept, known, deletions)
         tools.problems.clear_doubted()
         return children
 
@@ -194,11 +197,11 @@ class Scan:
                         if name not in listing:
                             problems.clear_below(join(path, name))
                     return listing, known, facts
-            listing, facts = list_settled(directory)
+            entries, facts = list_settled(directory)
         except OSError as error:
             self.note_unentered(path, error)
             return None
-        known = self.tools.state.children(child.node) if child.known else {}
+        listing, known = self._to_compare(child, entries)
         if (
             child.known
             and not self.tools.allowance.trusts_mounts
@@ -210,9 +213,22 @@ class Scan:
         # What is noted at the root may concern the whole source: the end of a full scan clears it.
         if path or problems.is_unseen(path):
             problems.clear(path)
-        problems.clear_absent(path, listing)
+        problems.clear_absent(path, (entry[0] for entry in entries))
         problems.note_seen(path)
         return listing, known, facts
+
+    def _to_compare(
+        self, child: Child, entries: list[ListedEntry]
+    ) -> tuple[dict[bytes, Facts], dict[bytes, Known]]:
+        """Return what is listed and known in a directory: only its directories if all is equal."""
+        tools = self.tools
+        if child.known is None:
+            return by_name(entries), {}
+        if tools.ignore.keeps_all and not tools.moves.moved:
+            known = tools.state.directories_if_only(child.node, entries)
+            if known is not None:
+                return by_name(entry for entry in entries if entry[1] == DIRECTORY), known
+        return by_name(entries), tools.state.children(child.node)
 
     def _check_stop(self) -> None:
         if self.tools.stop.is_set():

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Mapping
 
 from twinfold.client.state import ROOT_NODE, State
-from twinfold.client.tree import Directory, facts_of, open_root, signed
+from twinfold.client.tree import Directory, by_name, facts_of, open_root, signed
 from twinfold.core.paths import display
 from twinfold.core.planning import Facts, Known
 from twinfold.errors import SourceReplacedError, SourceVanishedError
@@ -90,7 +90,7 @@ class Source:
             return True
         if self._state.number("root_fs") in (0, own_id):
             return False
-        known, listing = self._state.children(ROOT_NODE), root.entries()
+        known, listing = self._state.children(ROOT_NODE), by_name(root.listing().entries)
         return bool(known) and not any(
             name in listing and _is_same(listing[name], known[name]) for name in known
         )

@@ -13,12 +13,14 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import msgspec
 
 from twinfold.client.effects import Effect, Insert, Node, Relocate, Remove, SaveSegment, Update
-from twinfold.core.planning import Known
+from twinfold.core.planning import DIRECTORY, Known, ListedEntry
+from twinfold.core.times import FIRST_TIME_NS, LAST_TIME_NS
 from twinfold.errors import DamagedStateError, StateError
 from twinfold.model import CHUNK_ID_SIZE_BYTES, Kind
 from twinfold.system.sqlite_errors import tells_of_damage
@@ -35,9 +37,18 @@ _SUB_BLOCKS_ROW_BYTES = 40
 _MOST_VALUES = 500
 """So many values stand in one statement, less than any SQLite takes."""
 
-_COLUMNS = "id, parent, name, kind, mode, size, mtime_ns, ctime_ns, dev, inode"
-_KNOWN = "name, id, kind, mode, size, mtime_ns, ctime_ns, dev, inode, content, target, manifest"
+_FACTS = "kind, mode, size, mtime_ns, ctime_ns, dev, inode"
+_COLUMNS = f"id, parent, name, {_FACTS}"
+_KNOWN = f"name, id, {_FACTS}, content, target, manifest"
+# A time that only stands for the file's own is left out: it equals none.
+_OWN_TIME = f"CASE WHEN mtime_ns > {FIRST_TIME_NS} AND mtime_ns < {LAST_TIME_NS} THEN mtime_ns END"
+_LISTED = (
+    f"SELECT name, {_FACTS.replace('mtime_ns', _OWN_TIME)} FROM nodes"  # noqa: S608
+    " WHERE parent = ? ORDER BY name"
+)
+_DIRECTORIES = f"SELECT {_KNOWN} FROM nodes WHERE parent = ? AND kind = {DIRECTORY}"  # noqa: S608
 INSERT_NODE = f"INSERT INTO nodes ({_COLUMNS}, content, target, manifest) VALUES ({'?,' * 12}?)"  # noqa: S608
+_KIND = itemgetter(1)
 _SUBTREE = (
     "WITH RECURSIVE below (id) AS (SELECT ? UNION ALL "
     "SELECT nodes.id FROM nodes JOIN below ON nodes.parent = below.id) "
@@ -147,6 +158,20 @@ class State:
         """Return what is known in a directory, by name."""
         query = f"SELECT {_KNOWN} FROM nodes WHERE parent = ?"  # noqa: S608
         return {row[0]: _known_of(row) for row in self._all(query, node)}
+
+    def directories_if_only(
+        self, node: int, listed: Sequence[ListedEntry]
+    ) -> dict[bytes, Known] | None:
+        """Return the directories known in a directory, if all that is known there is just this.
+
+        None where anything differs, or has a time that only stands for the real one.
+        """
+        with self.lock:
+            if self._all(_LISTED, node) != listed:
+                return None
+            if DIRECTORY not in map(_KIND, listed):
+                return {}
+            return {row[0]: _known_of(row) for row in self._all(_DIRECTORIES, node)}
 
     def child(self, node: int, name: bytes) -> Known | None:
         """Return what is known of one name in a directory."""

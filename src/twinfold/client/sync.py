@@ -11,9 +11,19 @@ from twinfold.client.agenda import Agenda
 from twinfold.client.batch import Batch, BatchBuilder, Pending, Stretch
 from twinfold.client.board import Board
 from twinfold.client.comparison import compare_entries, pulled
-from twinfold.client.connection import DriftedError, LostPlaceError
+from twinfold.client.connection import Connection, DriftedError, LostPlaceError
 from twinfold.client.dirty import DirtyScan, Names
-from twinfold.client.events import Comparing, Counted, Drifted, Scanning, Status, Verified, Waiting
+from twinfold.client.events import (
+    EXIT_EQUAL,
+    EXIT_NOT_EQUAL,
+    Comparing,
+    Counted,
+    Drifted,
+    Scanning,
+    Status,
+    Verified,
+    Waiting,
+)
 from twinfold.client.files import FilePlanner
 from twinfold.client.follow import Follower
 from twinfold.client.frames import FrameWriter
@@ -53,9 +63,6 @@ FAILURE_DELAY_S = 5.0
 
 _LOSSES_BEFORE_COMPARING = 2
 """Batches in a row that did not fit what the server has, although both are at one revision."""
-
-EXIT_EQUAL = 0
-EXIT_NOT_EQUAL = 3
 
 
 class Synchroniser:
@@ -122,6 +129,11 @@ class Synchroniser:
             await self._follower.stop()
             self._lookout.close()
             await asyncio.to_thread(self._worker.shutdown)
+
+    @property
+    def connection(self) -> Connection:
+        """What has to be entered before `run`."""
+        return self._link.connection
 
     def status(self) -> Status:
         """Return what is done now."""

@@ -12,9 +12,9 @@ import stat
 import sys
 from collections.abc import Iterable, Sequence
 from types import TracebackType
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
-from twinfold.core.planning import DIRECTORY, FILE, OTHER, SYMLINK, Facts
+from twinfold.core.planning import DIRECTORY, FILE, OTHER, SYMLINK, Facts, ListedEntry
 from twinfold.core.times import kept_time_ns
 from twinfold.model import PERMISSION_BITS
 from twinfold.system.listing import rewind
@@ -81,6 +81,14 @@ def signed(value: int) -> int:
     return value - _WORD if value > _SIGNED_MAX else value
 
 
+class Listing(NamedTuple):
+    """What is in a directory, in order of the names, and the directory before and after."""
+
+    before: Facts
+    entries: list[ListedEntry]
+    after: Facts
+
+
 class Directory(Protocol):
     """One open directory of the source."""
 
@@ -93,7 +101,7 @@ class Directory(Protocol):
         """Open the directory ``name`` in this one; a symlink is an error."""
         ...
 
-    def entries(self) -> dict[bytes, Facts]:
+    def listing(self) -> Listing:
         """Return what every name in the directory is; names that vanish meanwhile are left out."""
         ...
 
@@ -163,16 +171,18 @@ def open_path(root: Directory, path: bytes) -> Directory:
     return here
 
 
-def list_settled(directory: Directory) -> tuple[dict[bytes, Facts], Facts]:
+def list_settled(directory: Directory) -> tuple[list[ListedEntry], Facts]:
     """Return (entries, the directory's own facts), listed again while it changes (a few times)."""
-    before = directory.facts()
     for _ in range(_LISTING_TRIES):
-        entries = directory.entries()
-        after = directory.facts()
-        if after == before:
+        listing = directory.listing()
+        if listing.before == listing.after:
             break
-        before = after
-    return entries, after
+    return listing.entries, listing.after
+
+
+def by_name(entries: Iterable[ListedEntry]) -> dict[bytes, Facts]:
+    """Return the facts of each name."""
+    return {entry[0]: Facts._make(entry[1:]) for entry in entries}
 
 
 class _Closing:
@@ -207,21 +217,21 @@ class DescriptorDirectory(_Closing):
         """Open a directory in this one."""
         return DescriptorDirectory(os.open(name, _DIRECTORY_FLAGS, dir_fd=self._fd))
 
-    def entries(self) -> dict[bytes, Facts]:
+    def listing(self) -> Listing:
         """Return the facts of every name."""
         if list_entries is not None:
-            listed = list_entries(self._fd, (FILE, DIRECTORY, SYMLINK, OTHER))
-            return {name: Facts._make(facts) for name, facts in listed}
-        found: dict[bytes, Facts] = {}
-        encode = os.fsencode
+            before, entries, after = list_entries(self._fd, (FILE, DIRECTORY, SYMLINK, OTHER))
+            return Listing(Facts._make(before), entries, Facts._make(after))
+        before, found, encode = self.facts(), [], os.fsencode
         rewind(self._fd)
         with os.scandir(self._fd) as listing:
             for entry in listing:
                 try:
-                    found[encode(entry.name)] = facts_of(entry.stat(follow_symlinks=False))
+                    facts = facts_of(entry.stat(follow_symlinks=False))
                 except FileNotFoundError:
                     continue
-        return found
+                found.append((encode(entry.name), *facts))
+        return Listing(before, sorted(found), self.facts())
 
     def facts(self) -> Facts:
         """Return the facts of the directory itself."""
@@ -280,10 +290,14 @@ class PathDirectory(_Closing):
         """Open a directory in this one."""
         return PathDirectory(self._join(name))
 
-    def entries(self) -> dict[bytes, Facts]:
+    def listing(self) -> Listing:
         """Return the facts of every name."""
-        names = (os.fsencode(name) for name in os.listdir(self._path))
-        return _looked_at(self, names)
+        before, found = self.facts(), []
+        for name in map(os.fsencode, os.listdir(self._path)):
+            seen = self.look(name)
+            if seen is not None:
+                found.append((name, *seen[0]))
+        return Listing(before, sorted(found), self.facts())
 
     def facts(self) -> Facts:
         """Return the facts of the directory itself."""
@@ -316,12 +330,3 @@ class PathDirectory(_Closing):
 
     def _join(self, name: bytes) -> str:
         return os.path.join(self._path, os.fsdecode(name))
-
-
-def _looked_at(directory: Directory, names: Iterable[bytes]) -> dict[bytes, Facts]:
-    found: dict[bytes, Facts] = {}
-    for name in names:
-        seen = directory.look(name)
-        if seen is not None:
-            found[name] = seen[0]
-    return found

@@ -41,6 +41,10 @@ class Facts(NamedTuple):
     inode: int
 
 
+ListedEntry = tuple[bytes, int, int, int, int, int, int, int]
+"""A name, and the facts of what it is."""
+
+
 class Known(NamedTuple):
     """What the state holds of a name: its facts when it was read, and what was in it."""
 

@@ -35,6 +35,9 @@ Kinds = tuple[int, int, int, int]
 ListedFacts = tuple[int, int, int, int, int, int, int]
 """Kind, mode, size in bytes, mtime and ctime in ns, device and inode, as far as they count."""
 
+ListedEntry = tuple[bytes, int, int, int, int, int, int, int]
+"""A name, and the facts of what it is."""
+
 _HOLE_BYTES = 32 * 1024
 """A part of at least so many zeros becomes a hole."""
 
@@ -128,8 +131,11 @@ Returns:
     the disk had to be waited for.
 """
 
-list_entries: Callable[[int, Kinds], list[tuple[bytes, ListedFacts]]] | None
-"""List a directory, if the compiled module is there: what each entry is, by name.
+list_entries: Callable[[int, Kinds], tuple[ListedFacts, list[ListedEntry], ListedFacts]] | None
+"""List a directory, if the compiled module is there.
+
+Returns:
+    What it is itself before, what each entry is, in order of the names, and what it is after.
 
 Raises:
     OSError: it cannot be read.
