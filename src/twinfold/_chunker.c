@@ -17,7 +17,7 @@
 #include <immintrin.h>
 #define AVX2 __attribute__((target("avx2")))
 #define AVX2_INLINE static inline __attribute__((target("avx2"), always_inline))
-#define AVX512 __attribute__((target("avx512dq,avx512vl")))
+#define AVX512 __attribute__((target("avx512f,avx512bw,avx512dq")))
 #else
 #define HAVE_AVX2 0
 #endif
@@ -331,8 +331,24 @@ AVX2 static uint64_t hash_avx2(const uint8_t *bytes, size_t size) {
     return hash_words(bytes, size);
 }
 
+/* Short ones end at once: what is beyond the end is masked, not taken one by one. */
 AVX512 static uint64_t hash_avx512(const uint8_t *bytes, size_t size) {
-    return hash_words(bytes, size);
+    const __m512i first = _mm512_set_epi64(8, 7, 6, 5, 4, 3, 2, 1);
+    const __m512i start = _mm512_set1_epi64((long long)RANK_START);
+    const __m512i step = _mm512_set1_epi64((long long)RANK_STEP);
+    __m512i number = _mm512_mullo_epi64(first, start), sum = _mm512_setzero_si512();
+    for (size_t done = 0; done < size; done += 64) {
+        const size_t left = size - done;
+        const __mmask64 known = left < 64 ? (UINT64_C(1) << left) - 1 : UINT64_MAX;
+        const __mmask8 words = left < 64 ? (__mmask8)((1u << (left + 7) / 8) - 1) : 255;
+        __m512i mixed = _mm512_maskz_loadu_epi8(known, bytes + done);
+        mixed = _mm512_mullo_epi64(_mm512_xor_si512(mixed, number), step);
+        mixed = _mm512_xor_si512(mixed, _mm512_srli_epi64(mixed, 32));
+        sum = _mm512_mask_add_epi64(sum, words, sum, mixed);
+        number = _mm512_add_epi64(number, _mm512_slli_epi64(start, 3));
+    }
+    const uint64_t hash = size + (uint64_t)_mm512_reduce_add_epi64(sum) * RANK_END;
+    return hash ^ hash >> 32;
 }
 
 #endif
@@ -359,7 +375,7 @@ static const kernel KERNELS[] = {
 static int runs_here(const kernel *by) {
 #if HAVE_AVX2
     if (by->hash == hash_avx512)
-        return __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+        return __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq");
     if (by->hash == hash_avx2)
         return __builtin_cpu_supports("avx2") != 0;
 #endif
@@ -380,12 +396,14 @@ typedef struct {
     uint64_t bits[WINDOW_WORDS];
 } window;
 
-static void open_window(window *over, const kernel *with, grain by, const uint8_t *data) {
+static void open_window(window *over, const kernel *with, grain by, const uint8_t *data,
+                        size_t size) {
+    const size_t words = size < MAX_BYTES ? size / 64 + 1 : WINDOW_WORDS;
     over->with = with;
     over->by = by;
     over->data = data;
     over->base = over->seen = 0;
-    memset(over->bits, 0, sizeof over->bits);
+    memset(over->bits, 0, words * sizeof *over->bits);
 }
 
 /* Have the window show all candidates of a piece that starts here and is so long. */
@@ -589,7 +607,7 @@ static PyObject *cut_lengths(PyObject *module, PyObject *arguments) {
     if (with != NULL && pieces != NULL) {
         PyThreadState *state = unlock_for(size);
         window in;
-        open_window(&in, with, CHUNKS_ALONE, data.buf);
+        open_window(&in, with, CHUNKS_ALONE, data.buf, size);
         const size_t count = find_chunks(&in, size, final, pieces, NULL);
         lock_again(state);
         lengths = lengths_of(pieces, count);
@@ -621,7 +639,7 @@ static PyObject *cut_with_rows(PyObject *module, PyObject *arguments) {
     if (with != NULL && pieces != NULL && rows != NULL) {
         PyThreadState *state = unlock_for(size);
         window in;
-        open_window(&in, with, by, data.buf);
+        open_window(&in, with, by, data.buf, size);
         const size_t count = find_chunks(&in, size, final, pieces, rows);
         lock_again(state);
         found = Py_BuildValue("(NN)", lengths_of(pieces, count), rows_of(pieces, count, rows));
@@ -660,7 +678,7 @@ static PyObject *rows_of_held(const kernel *with, grain by, const Py_buffer *chu
         for (size_t i = 0; i < count; i++) {
             const size_t size = (size_t)chunks[i].len;
             window in;
-            open_window(&in, with, by, chunks[i].buf);
+            open_window(&in, with, by, chunks[i].buf, size);
             move_window(&in, 0, size);
             row = write_rows(&in, 0, size, row);
             pieces[i] = (piece){size, (size_t)(row - rows)};

@@ -103,21 +103,21 @@ class Pending:
         self._places: dict[int, tuple[int, int, bytes]] = {}
         self._touched: dict[int, int] = {}
         self._removed: dict[int, int] = {}
-        self._arriving: dict[int, dict[int, set[bytes]]] = {}
+        self._arriving: dict[int, dict[int, set[bytes]]] = defaultdict(lambda: defaultdict(set))
         self._bringing: dict[int, Mapping[bytes, Piece]] = {}
 
     def note(self, serial: int, effect: Effect) -> None:
         """Remember an effect that waits for its acknowledgement."""
         if isinstance(effect, Insert):
             node = effect.node
-            self._note_arrival(serial, node.parent, node.name)
+            self._arriving[serial][node.parent].add(node.name)
             if node.kind != DIRECTORY:
                 return
             with self._state.lock:
                 self._places[node.id] = (serial, node.parent, node.name)
                 self._touched[node.id] = serial
         elif isinstance(effect, Relocate):
-            self._note_arrival(serial, effect.parent, effect.name)
+            self._arriving[serial][effect.parent].add(effect.name)
             with self._state.lock:
                 self._places[effect.node] = (serial, effect.parent, effect.name)
                 self._touched[effect.node] = serial
@@ -127,11 +127,6 @@ class Pending:
         elif isinstance(effect, Remove):
             with self._state.lock:
                 self._removed[effect.node] = serial
-
-    def _note_arrival(self, serial: int, parent: int, name: bytes) -> None:
-        if serial not in self._arriving:
-            self._arriving[serial] = defaultdict(set)
-        self._arriving[serial][parent].add(name)
 
     def arriving(self, parent: int) -> set[bytes]:
         """Return the names that batches on their way put into a directory.
@@ -290,13 +285,13 @@ class BatchBuilder:
             rows: those of the chunks' sub-blocks that were found already.
         """
         batch = self._batch
-        pieces = batch.pieces
+        pieces, met = batch.pieces, self._met
         start = offset
         for chunk, data in cuts:
             chunk_id, size_bytes = chunk.id, len(data)
             if chunk_id in pieces:
                 pass
-            elif self._server_may_have(chunk_id):
+            elif (met is None or met.meet(chunk_id)) and self._server_may_have(chunk_id):
                 pieces[chunk_id] = Stretch(path, offset, size_bytes)
             else:
                 pieces[chunk_id] = data
@@ -335,8 +330,6 @@ class BatchBuilder:
                 pieces[chunk_id] = bytes(data)
 
     def _server_may_have(self, chunk_id: bytes) -> bool:
-        if self._met is not None and not self._met.meet(chunk_id):
-            return False
         return self._pending.brings_chunk(chunk_id) or self._state.knows_chunk(chunk_id)
 
     def count_kept(self, chunks: int, size_bytes: int) -> None:
