@@ -13,13 +13,13 @@
 #include <string.h>
 
 #if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
-#define HAVE_AVX2 1
+#define HAVE_AVX 1
 #include <immintrin.h>
 #define AVX2 __attribute__((target("avx2")))
 #define AVX2_INLINE static inline __attribute__((target("avx2"), always_inline))
 #define AVX512 __attribute__((target("avx512f,avx512bw,avx512dq")))
 #else
-#define HAVE_AVX2 0
+#define HAVE_AVX 0
 #endif
 
 #if defined(__GNUC__) || defined(__clang__)
@@ -155,7 +155,7 @@ static void scan_plain(span positions, const marks *found) {
  * and transposed, so that row k holds byte k of each lane; one row advances
  * all 32 hashes by one byte. The tables of 16 entries are byte shuffles. */
 
-#if HAVE_AVX2
+#if HAVE_AVX
 
 #define LANES 32
 #define ROWS 16
@@ -325,7 +325,7 @@ static uint64_t hash_plain(const uint8_t *bytes, size_t size) {
     return hash_words(bytes, size);
 }
 
-#if HAVE_AVX2
+#if HAVE_AVX
 
 AVX2 static uint64_t hash_avx2(const uint8_t *bytes, size_t size) {
     return hash_words(bytes, size);
@@ -363,7 +363,7 @@ typedef struct {
 
 /* Fastest first. */
 static const kernel KERNELS[] = {
-#if HAVE_AVX2
+#if HAVE_AVX
     {"avx512", scan_avx2, hash_avx512},
     {"avx2", scan_avx2, hash_avx2},
 #endif
@@ -373,7 +373,7 @@ static const kernel KERNELS[] = {
 #define KERNEL_COUNT (sizeof KERNELS / sizeof *KERNELS)
 
 static int runs_here(const kernel *by) {
-#if HAVE_AVX2
+#if HAVE_AVX
     if (by->hash == hash_avx512)
         return __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq");
     if (by->hash == hash_avx2)
@@ -465,14 +465,15 @@ static uint64_t rank_at(const uint8_t *last_byte) {
     return rank ^ rank >> 32;
 }
 
-/* Tell whether a chunk may end with this byte: a finer window shows more than those. */
+/* Tell whether a chunk may end with this candidate: a finer window shows more than those. Its hash
+ * is below 256, and of so much of a hash the last eight bytes decide. */
 static int may_end_chunk(const window *in, size_t position) {
     if (in->by.below == CANDIDATE_BELOW)
         return 1;
     uint32_t hash = 0;
-    for (size_t i = position + 1 - WINDOW_BYTES; i <= position; i++)
-        hash = 2 * hash + gear_of(in->data[i]);
-    return (uint16_t)hash < CANDIDATE_BELOW;
+    for (int age = 0; age < 8; age++)
+        hash += (uint32_t)gear_of(in->data[position - (size_t)age]) << age;
+    return (hash & 255) < CANDIDATE_BELOW;
 }
 
 static size_t chunk_length(window *in, size_t start, size_t rest) {
@@ -587,6 +588,30 @@ static size_t find_chunks(window *in, size_t size, int final, piece *pieces, uin
     return count;
 }
 
+static PyObject *cut_data(const Py_buffer *data, int final, const grain *by, const char *name) {
+    const size_t size = (size_t)data->len, most = size / MIN_BYTES + 1;
+    const kernel *with = find_kernel(name);
+    if (with == NULL)
+        return NULL;
+    PyObject *lengths = NULL, *found = NULL;
+    piece *pieces = PyMem_Malloc(most * sizeof *pieces);
+    uint8_t *rows = by == NULL ? NULL : PyMem_Malloc(most_rows_bytes(*by, size, most));
+    if (pieces == NULL || (by != NULL && rows == NULL)) {
+        PyErr_NoMemory();
+    } else {
+        PyThreadState *state = unlock_for(size);
+        window in;
+        open_window(&in, with, by == NULL ? CHUNKS_ALONE : *by, data->buf, size);
+        const size_t count = find_chunks(&in, size, final, pieces, rows);
+        lock_again(state);
+        lengths = lengths_of(pieces, count);
+        found = by == NULL ? NULL : rows_of(pieces, count, rows);
+    }
+    PyMem_Free(rows);
+    PyMem_Free(pieces);
+    return by == NULL ? lengths : Py_BuildValue("(NN)", lengths, found);
+}
+
 PyDoc_STRVAR(cut_lengths_doc,
              "cut_lengths(data, final, kernel)\n--\n\n"
              "Lengths of the chunks that can be decided from data.");
@@ -598,21 +623,7 @@ static PyObject *cut_lengths(PyObject *module, PyObject *arguments) {
     const char *name;
     if (!PyArg_ParseTuple(arguments, "y*ps:cut_lengths", &data, &final, &name))
         return NULL;
-    PyObject *lengths = NULL;
-    const size_t size = (size_t)data.len;
-    const kernel *with = find_kernel(name);
-    piece *pieces = PyMem_Malloc((size / MIN_BYTES + 1) * sizeof *pieces);
-    if (pieces == NULL)
-        PyErr_NoMemory();
-    if (with != NULL && pieces != NULL) {
-        PyThreadState *state = unlock_for(size);
-        window in;
-        open_window(&in, with, CHUNKS_ALONE, data.buf, size);
-        const size_t count = find_chunks(&in, size, final, pieces, NULL);
-        lock_again(state);
-        lengths = lengths_of(pieces, count);
-    }
-    PyMem_Free(pieces);
+    PyObject *lengths = cut_data(&data, final, NULL, name);
     PyBuffer_Release(&data);
     return lengths;
 }
@@ -628,24 +639,7 @@ static PyObject *cut_with_rows(PyObject *module, PyObject *arguments) {
     const char *name;
     if (!PyArg_ParseTuple(arguments, "y*pps:cut_with_rows", &data, &final, &fine, &name))
         return NULL;
-    PyObject *found = NULL;
-    const grain by = fine ? FINE : COARSE;
-    const size_t size = (size_t)data.len, most = size / MIN_BYTES + 1;
-    const kernel *with = find_kernel(name);
-    piece *pieces = PyMem_Malloc(most * sizeof *pieces);
-    uint8_t *rows = PyMem_Malloc(most_rows_bytes(by, size, most));
-    if (pieces == NULL || rows == NULL)
-        PyErr_NoMemory();
-    if (with != NULL && pieces != NULL && rows != NULL) {
-        PyThreadState *state = unlock_for(size);
-        window in;
-        open_window(&in, with, by, data.buf, size);
-        const size_t count = find_chunks(&in, size, final, pieces, rows);
-        lock_again(state);
-        found = Py_BuildValue("(NN)", lengths_of(pieces, count), rows_of(pieces, count, rows));
-    }
-    PyMem_Free(rows);
-    PyMem_Free(pieces);
+    PyObject *found = cut_data(&data, final, fine ? &FINE : &COARSE, name);
     PyBuffer_Release(&data);
     return found;
 }
