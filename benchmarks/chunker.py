@@ -13,10 +13,17 @@ from collections.abc import Callable
 
 from blake3 import blake3
 
-from twinfold.core.chunking import available_kernels, cut, cut_lengths
+from twinfold.core.chunking import (
+    available_kernels,
+    cut,
+    cut_lengths,
+    cut_with_rows,
+    sub_blocks_of_each,
+)
 
 MIB = 1024 * 1024
 PIECE_SIZE_BYTES = 64 * 1024
+SMALL_FILE_BYTES = 8 * 1024
 SLOW_SAMPLE_BYTES = 2 * MIB
 
 
@@ -33,6 +40,17 @@ def hash_pieces(data: memoryview) -> None:
 
 def cutter(kernel: str) -> Callable[[memoryview], object]:
     return lambda data: cut_lengths(data, True, kernel)
+
+
+def row_cutter(*, fine: bool) -> Callable[[memoryview], object]:
+    return lambda data: cut_with_rows(data, True, fine=fine)
+
+
+def rows_of_small_files(data: memoryview) -> None:
+    sub_blocks_of_each(
+        [data[at : at + SMALL_FILE_BYTES] for at in range(0, len(data), SMALL_FILE_BYTES)],
+        fine=True,
+    )
 
 
 def cut_and_hash(data: memoryview) -> None:
@@ -52,6 +70,9 @@ def measure(data: memoryview, rounds: int) -> dict[str, float]:
         "BLAKE3 of 64 KiB pieces": hash_pieces,
         **{kernel: cutter(kernel) for kernel in available_kernels()},
         "cut, then BLAKE3": cut_and_hash,
+        "cut with coarse rows": row_cutter(fine=False),
+        "cut with fine rows": row_cutter(fine=True),
+        "rows of 8 KiB files": rows_of_small_files,
     }
     best: dict[str, float] = {}
     for turn in range(rounds):

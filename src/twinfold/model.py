@@ -2,6 +2,9 @@
 
 Paths are ``bytes``, relative to the folder, components joined by ``/``; the folder itself
 is ``b""``. Times are integers in nanoseconds since 1970, sizes integers in bytes.
+
+What there is one of a file or more is out of the garbage collector's sight (``gc=False``): it is
+in no cycle.
 """
 
 from __future__ import annotations
@@ -37,7 +40,7 @@ class Kind(IntEnum):
     SYMLINK = 3
 
 
-class Chunk(msgspec.Struct, frozen=True, array_like=True):
+class Chunk(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A piece of a file: the BLAKE3-256 digest of its bytes, and how many there are."""
 
     id: bytes
@@ -93,7 +96,7 @@ class Entry(msgspec.Struct, frozen=True, array_like=True):
     target: bytes
 
 
-class PutFile(msgspec.Struct, frozen=True, array_like=True, tag=1):
+class PutFile(msgspec.Struct, frozen=True, array_like=True, tag=1, gc=False):
     """Make ``path`` a regular file with this content, replacing whatever is there.
 
     The content is ``chunks`` in order, or, where ``upload`` is not empty, what the

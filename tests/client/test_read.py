@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 import threading
@@ -14,9 +15,11 @@ import pytest
 from twinfold.client import read
 from twinfold.client.read import Reader, ScanStoppedError, UnsettledError, read_again, settled
 from twinfold.client.tree import Directory, open_path, open_root
-from twinfold.core.chunking import chunk_id
+from twinfold.core.chunking import chunk_id, sub_blocks
 from twinfold.core.manifest import content_id
 from twinfold.core.planning import UNSETTLED_CTIME_NS, Facts
+
+IS_COMPILED = importlib.util.find_spec("twinfold._files") is not None
 
 
 @pytest.fixture
@@ -43,6 +46,44 @@ def test_what_is_read_is_what_is_there(tmp_path: Path, folder: Directory, size: 
     assert content == content_id([cut[0] for cut in cuts])
     assert reader.identify(fd, facts) == content
     os.close(fd)
+
+
+def test_what_is_read_ahead_is_what_is_there(tmp_path: Path, folder: Directory) -> None:
+    """Files of a window are as each would be alone; one that changed since is read then."""
+    sizes = {b"empty": 0, b"small": 32_768, b"long": 32_769, b"big": 1_000_000, b"edited": 50}
+    listed = {}
+    for name, size in sizes.items():
+        (tmp_path / name.decode()).write_bytes(os.urandom(size))
+        listed[name] = look(folder, name)
+    time.sleep(0.05)
+    (tmp_path / "edited").write_bytes(os.urandom(50))
+    reader = Reader(threading.Event())
+    reader.read_ahead(folder, list(listed.items()))
+    for name, facts in listed.items():
+        taken = reader.take(name, facts)
+        if taken is None:
+            assert name == b"edited" or not IS_COMPILED
+            continue
+        fd, now = reader.open(folder, name, facts)
+        assert taken == reader.whole(fd, now)
+        os.close(fd)
+        assert reader.take(name, facts) is None
+
+
+@pytest.mark.parametrize("size", [1_000_000, 20_000_000])
+def test_a_big_file_is_the_same_with_rows_and_without(
+    tmp_path: Path, folder: Directory, size: int
+) -> None:
+    (tmp_path / "f").write_bytes(os.urandom(1_000_000) * (size // 1_000_000))
+    reader = Reader(threading.Event())
+    fd, _ = reader.open(folder, b"f", look(folder, b"f"))
+    with_rows = list(reader.stretches(fd, lambda: True))
+    without = list(reader.stretches(fd, lambda: False))
+    os.close(fd)
+    assert [cuts for cuts, _ in with_rows] == [cuts for cuts, _ in without]
+    assert not any(rows for _, rows in without)
+    for cuts, rows in with_rows:
+        assert rows == {chunk.id: sub_blocks(data) for chunk, data in cuts}
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs descriptors")

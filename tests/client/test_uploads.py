@@ -9,6 +9,7 @@ from blake3 import blake3
 
 from twinfold.client.batch import Batch, BatchBuilder, Pending
 from twinfold.client.effects import SaveSegment
+from twinfold.client.read import Portion
 from twinfold.client.state_file import open_state
 from twinfold.client.uploads import Base, UploadInParts
 from twinfold.model import Chunk, ExtendUpload
@@ -41,7 +42,7 @@ def test_an_edit_of_a_huge_file_is_spread_over_batches(tmp_path: Path, edited: i
             b"new" if number == edited else b"%d" % number
             for number in range(start, min(start + STRETCH, CHUNKS))
         ]
-        upload.extend([(chunk_of(text), memoryview(text)) for text in texts])
+        upload.extend(Portion([(chunk_of(text), memoryview(text)) for text in texts], {}))
     upload.finish(None)
     builder.flush()
     state.close()

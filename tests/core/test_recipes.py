@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterable
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from twinfold.core.chunking import (
@@ -15,7 +15,10 @@ from twinfold.core.chunking import (
     ROW_SIZE_BYTES,
     available_kernels,
     chunk_id,
+    cut,
+    cut_with_rows,
     sub_blocks,
+    sub_blocks_of_each,
 )
 from twinfold.core.chunking.format import COARSE, FINE, MAX_SUB_BLOCK_BYTES
 from twinfold.core.matching import match_rows, match_rows_in_python, total_size
@@ -71,6 +74,16 @@ def chunks(draw: st.DrawFn) -> bytes:
     return data[:MAX_SIZE_BYTES]
 
 
+@st.composite
+def long_runs(draw: st.DrawFn) -> bytes:
+    """More than a chunk of random bytes, or of text."""
+    dice = random.Random(draw(st.integers(0, 1 << 32)))
+    size = draw(st.integers(30_000, 250_000))
+    if draw(st.booleans()):
+        return dice.randbytes(size)
+    return b"".join(b"line %d of it\n" % dice.randrange(50) for _ in range(size // 12))
+
+
 @grains
 @given(data=chunks())
 def test_all_kernels_find_the_same_sub_blocks(data: bytes, fine: bool) -> None:
@@ -80,6 +93,21 @@ def test_all_kernels_find_the_same_sub_blocks(data: bytes, fine: bool) -> None:
     assert sum(sizes) == total_size(sub_blocks(data, fine=fine)) == len(data)
     shortest = (FINE if fine else COARSE).shortest
     assert all(shortest <= size <= MAX_SUB_BLOCK_BYTES for size in sizes[:-1])
+
+
+@grains
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.data_too_large])
+@given(pieces=st.lists(st.one_of(chunks(), long_runs()), max_size=3), final=st.booleans())
+def test_one_pass_finds_the_chunks_and_their_sub_blocks(
+    pieces: list[bytes], final: bool, fine: bool
+) -> None:
+    data = b"".join(pieces)
+    found = cut(data, final)
+    expected = [len(chunk) for chunk in found], [sub_blocks(chunk, fine=fine) for chunk in found]
+    for name in available_kernels():
+        assert cut_with_rows(data, final, fine=fine, kernel=name) == expected
+        rows = sub_blocks_of_each(found, fine=fine, kernel=name)
+        assert rows == expected[1]
 
 
 @grains

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from twinfold.client.effects import Effect, Insert, Relocate, Remove, Update
 from twinfold.client.read import Cut
 from twinfold.client.state import ROOT_NODE, State
-from twinfold.client.subblocks import Draft, rows_to_keep
+from twinfold.client.subblocks import Draft, NewRows
 from twinfold.core.planning import DIRECTORY
 from twinfold.core.recipes import NewChunk, write_recipes
 from twinfold.model import CHUNK_ID_SIZE_BYTES, Change, Recipe
@@ -25,6 +26,8 @@ MAX_KEPT_BYTES = 256 * 1024 * 1024
 
 PATIENCE_S = 0.02
 
+_SIEVE_BYTES = 1 << 21
+_NO_ROWS: Mapping[bytes, bytes] = {}
 _CHUNK_HEADER_BYTES = CHUNK_ID_SIZE_BYTES + 8
 _CHANGE_HEADER_BYTES = 96
 
@@ -63,7 +66,7 @@ class Batch:
         self.pieces: dict[bytes, Piece] = {}
         self.recipes: dict[bytes, Recipe] = {}
         self.drafts: list[Draft] = []
-        self.sub_blocks: dict[bytes, bytes] = {}
+        self.sub_blocks = NewRows(self.pieces)
         self.held_bytes = 0
         self.content_bytes = 0
         self.header_bytes = 0
@@ -100,21 +103,21 @@ class Pending:
         self._places: dict[int, tuple[int, int, bytes]] = {}
         self._touched: dict[int, int] = {}
         self._removed: dict[int, int] = {}
-        self._arriving: dict[int, dict[int, set[bytes]]] = {}
-        self._chunks: dict[bytes, int] = {}
+        self._arriving: dict[int, dict[int, set[bytes]]] = defaultdict(lambda: defaultdict(set))
+        self._bringing: dict[int, Mapping[bytes, Piece]] = {}
 
     def note(self, serial: int, effect: Effect) -> None:
         """Remember an effect that waits for its acknowledgement."""
         if isinstance(effect, Insert):
             node = effect.node
-            self._note_arrival(serial, node.parent, node.name)
+            self._arriving[serial][node.parent].add(node.name)
             if node.kind != DIRECTORY:
                 return
             with self._state.lock:
                 self._places[node.id] = (serial, node.parent, node.name)
                 self._touched[node.id] = serial
         elif isinstance(effect, Relocate):
-            self._note_arrival(serial, effect.parent, effect.name)
+            self._arriving[serial][effect.parent].add(effect.name)
             with self._state.lock:
                 self._places[effect.node] = (serial, effect.parent, effect.name)
                 self._touched[effect.node] = serial
@@ -125,9 +128,6 @@ class Pending:
             with self._state.lock:
                 self._removed[effect.node] = serial
 
-    def _note_arrival(self, serial: int, parent: int, name: bytes) -> None:
-        self._arriving.setdefault(serial, {}).setdefault(parent, set()).add(name)
-
     def arriving(self, parent: int) -> set[bytes]:
         """Return the names that batches on their way put into a directory.
 
@@ -136,16 +136,16 @@ class Pending:
         batches = list(self._arriving.values())
         return set().union(*(batch[parent] for batch in batches if parent in batch))
 
-    def note_chunk(self, serial: int, chunk_id: bytes) -> None:
-        """Remember that a batch brings this chunk.
-
-        Not locked: if a simultaneous `forget` drops it, the chunk is but asked for in vain.
-        """
-        self._chunks[chunk_id] = serial
+    def note_sent(self, batch: Batch) -> None:
+        """Remember that a batch is on its way with its chunks."""
+        self._bringing[batch.serial] = batch.pieces
 
     def brings_chunk(self, chunk_id: bytes) -> bool:
-        """Tell whether a batch on its way brings this chunk."""
-        return chunk_id in self._chunks
+        """Tell whether a batch on its way brings this chunk.
+
+        Not locked: a chunk that arrives meanwhile is but asked for in vain.
+        """
+        return any(chunk_id in pieces for pieces in list(self._bringing.values()))
 
     def is_touched(self, node: int) -> bool:
         """Tell whether a batch on its way changes the entry itself."""
@@ -177,9 +177,7 @@ class Pending:
             self._touched = {n: s for n, s in self._touched.items() if s != serial}
             self._removed = {n: s for n, s in self._removed.items() if s != serial}
             self._arriving.pop(serial, None)
-            for chunk_id in batch.pieces:
-                if self._chunks.get(chunk_id) == serial:
-                    del self._chunks[chunk_id]
+            self._bringing.pop(serial, None)
 
     def clear(self) -> None:
         """Nothing is on its way any more."""
@@ -188,25 +186,25 @@ class Pending:
             self._touched.clear()
             self._removed.clear()
             self._arriving.clear()
-            self._chunks.clear()
+            self._bringing.clear()
 
 
 class ChunkSieve:
     """Tells chunks that were surely not met before from those that may have been.
 
-    One bit a chunk in a fixed 2 MiB, at the place that three bytes of its id name.
+    One bit a chunk in a fixed 2 MiB, at the place that its hash names.
     """
 
     def __init__(self) -> None:
-        self._bits = bytearray(1 << 21)
+        self._bits = bytearray(_SIEVE_BYTES)
 
     def meet(self, chunk_id: bytes) -> bool:
         """Take note of a chunk; False if it is surely a new one."""
-        place = int.from_bytes(chunk_id[:3], "little")
-        at, bit = place >> 3, 1 << (place & 7)
-        was_met = bool(self._bits[at] & bit)
-        self._bits[at] |= bit
-        return was_met
+        place = hash(chunk_id)
+        at, bit = place >> 3 & _SIEVE_BYTES - 1, 1 << (place & 7)
+        known = self._bits[at]
+        self._bits[at] = known | bit
+        return known & bit != 0
 
 
 class BatchBuilder:
@@ -270,33 +268,40 @@ class BatchBuilder:
 
     def add_content(
         self,
-        chunk_id: bytes,
-        data: bytes | memoryview,
+        cuts: Sequence[Cut],
         path: bytes,
-        offset: int,
+        offset: int = 0,
         *,
         is_part: bool = False,
+        rows: Mapping[bytes, bytes] = _NO_ROWS,
     ) -> None:
-        """Keep a chunk's bytes, or only their place if the server is believed to have them.
+        """Keep chunks' bytes, or only their place if the server is believed to have them.
 
-        ``is_part`` if the file comes in parts.
+        Args:
+            cuts: chunks of a file, one after the other.
+            path: of the file.
+            offset: where in it they begin.
+            is_part: whether the file comes in parts.
+            rows: those of the chunks' sub-blocks that were found already.
         """
         batch = self._batch
-        size_bytes = len(data)
-        batch.content_bytes += size_bytes
-        batch.chunks += 1
-        batch.header_bytes += _CHUNK_HEADER_BYTES
-        if chunk_id in batch.pieces:
-            return
-        if self._server_may_have(chunk_id):
-            batch.pieces[chunk_id] = Stretch(path, offset, size_bytes)
-        else:
-            batch.pieces[chunk_id] = data
-            batch.held_bytes += size_bytes
-            rows = rows_to_keep(data, fine=not is_part)
-            if rows:
-                batch.sub_blocks[chunk_id] = rows
-        self._pending.note_chunk(batch.serial, chunk_id)
+        pieces, met = batch.pieces, self._met
+        start = offset
+        for chunk, data in cuts:
+            chunk_id, size_bytes = chunk.id, len(data)
+            if chunk_id in pieces:
+                pass
+            elif (met is None or met.meet(chunk_id)) and self._server_may_have(chunk_id):
+                pieces[chunk_id] = Stretch(path, offset, size_bytes)
+            else:
+                pieces[chunk_id] = data
+                batch.held_bytes += size_bytes
+                found = rows.get(chunk_id, b"")
+                batch.sub_blocks.add(chunk_id, size_bytes, fine=not is_part, rows=found)
+            offset += size_bytes
+        batch.content_bytes += offset - start
+        batch.chunks += len(cuts)
+        batch.header_bytes += _CHUNK_HEADER_BYTES * len(cuts)
 
     @property
     def new_rows(self) -> Mapping[bytes, bytes]:
@@ -316,6 +321,8 @@ class BatchBuilder:
 
         A view keeps all that was read in memory.
         """
+        if len(cuts) < 2:
+            return
         pieces = self._batch.pieces
         kept = [(chunk.id, data) for chunk, data in cuts if pieces.get(chunk.id) is data]
         if 2 * sum(len(data) for _, data in kept) < sum(len(data) for _, data in cuts):
@@ -323,8 +330,6 @@ class BatchBuilder:
                 pieces[chunk_id] = bytes(data)
 
     def _server_may_have(self, chunk_id: bytes) -> bool:
-        if self._met is not None and not self._met.meet(chunk_id):
-            return False
         return self._pending.brings_chunk(chunk_id) or self._state.knows_chunk(chunk_id)
 
     def count_kept(self, chunks: int, size_bytes: int) -> None:
@@ -353,4 +358,5 @@ class BatchBuilder:
         self._due_s = None
         if batch.effects or batch.changes:
             self._batch = Batch(batch.serial + 1)
+            self._pending.note_sent(batch)
             self._send(batch)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 
-class Node(msgspec.Struct, frozen=True):
+class Node(msgspec.Struct, frozen=True, gc=False):
     """One row of the state: an entry as it was acknowledged, and what it was read from.
 
     ``manifest`` numbers the stored manifest of a big file, 0 where none is kept.
@@ -26,13 +26,13 @@ class Node(msgspec.Struct, frozen=True):
     manifest: int = 0
 
 
-class Insert(msgspec.Struct, frozen=True):
+class Insert(msgspec.Struct, frozen=True, gc=False):
     """A new entry."""
 
     node: Node
 
 
-class Update(msgspec.Struct, frozen=True):
+class Update(msgspec.Struct, frozen=True, gc=False):
     """An entry has new content or attributes; its kind and its place are the same."""
 
     node: Node

@@ -134,23 +134,25 @@ class FilePlanner:
         facts: Facts,
         expected: Known | None,
     ) -> tuple[Facts, bytes, list[Cut], int, bytes, list[Effect]] | None:
-        """Return (facts, content id, chunks, manifest, upload, its effects) of a file.
+        """Return (settled facts, content id, chunks, manifest, upload, its effects) of a file.
 
         None if the destination has no room for it.
         """
         ahead = self._reader.take(name, facts)
         if ahead is not None:
-            return facts, *ahead, 0, b"", []
+            content, cuts = ahead
+            return facts, content, cuts, *self._manifest_of(cuts)
         fd, now = self._reader.open(directory, name, facts)
         try:
             if now.size <= WHOLE_BYTES:
                 content, cuts = self._reader.whole(fd, now)
-                return now, content, cuts, *self._manifest_of(cuts)
+                return settled(now), content, cuts, *self._manifest_of(cuts)
             uploaded = self._uploader.upload(fd, now, path, expected)
         except NoRoomError:
             return None
         finally:
             os.close(fd)
+        now = settled(now)
         return now, uploaded.content, [], uploaded.manifest, uploaded.upload, uploaded.effects
 
     def _manifest_of(self, cuts: list[Cut]) -> tuple[int, bytes, list[Effect]]:
@@ -183,26 +185,19 @@ class FilePlanner:
     ) -> None:
         builder = self._builder
         builder.make_room(0 if upload else facts[2])
-        chunks = []
-        offset = 0
-        for chunk, data in cuts:
-            builder.add_content(chunk.id, data, path, offset)
-            offset += len(data)
-            chunks.append(chunk)
+        builder.add_content(cuts, path)
         builder.let_go_of(cuts)
         if cuts and before is not None:
             draft = draft_for(self._state, before, cuts, builder.new_rows)
             if draft.old:
                 builder.draft_recipes(draft)
+        chunks = [chunk for chunk, _ in cuts]
         change = PutFile(path, facts[1], facts[3], facts[2], content, chunks, upload)
         builder.add(change, *effects, header_bytes=len(path))
 
 
 def _node(node: int, parent: int, name: bytes, facts: Facts, content: bytes, manifest: int) -> Node:
-    kind, mode, size, mtime_ns, ctime_ns, dev, inode = settled(facts)
-    return Node(
-        node, parent, name, kind, mode, size, mtime_ns, ctime_ns, dev, inode, content, b"", manifest
-    )
+    return Node(node, parent, name, *facts, content, b"", manifest)
 
 
 def _attributes(path: bytes, facts: Facts, known: Known) -> Change | None:

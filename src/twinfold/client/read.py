@@ -9,12 +9,13 @@ import stat
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 from blake3 import blake3
 
 from twinfold.client.tree import Directory, facts_of, open_path, signed
-from twinfold.core.chunking import MIN_SIZE_BYTES, cut_lengths
+from twinfold.core.chunking import MIN_SIZE_BYTES, cut_lengths, cut_with_rows
 from twinfold.core.manifest import EMPTY_CONTENT, ContentHasher
 from twinfold.core.planning import FILE, UNSETTLED_CTIME_NS, Facts, is_racy
 from twinfold.core.times import kept_time_ns
@@ -27,8 +28,8 @@ WHOLE_BYTES = 4 * 1024 * 1024
 CLOCK_GRANULARITY_NS = 10_000_000
 """File times tick at least this often (100 Hz), and every tick is a new ctime."""
 
-_SMALL_BYTES = MIN_SIZE_BYTES
 _AHEAD_FILES = 128
+_FETCHED_BYTES = 2 * WHOLE_BYTES
 
 SWAPPED = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EINVAL, errno.ENXIO, errno.ESTALE}
 """What the calls answer when an entry became something else since it was listed."""
@@ -37,6 +38,13 @@ OUT_OF_DESCRIPTORS = {errno.EMFILE, errno.ENFILE}
 
 Cut = tuple[Chunk, bytes | memoryview]
 """A chunk and its bytes: a view of all that was read at once, unless it is the whole of it."""
+
+
+class Portion(NamedTuple):
+    """Successive chunks of a big file; ``rows`` of each, by id, where they were wanted."""
+
+    cuts: list[Cut]
+    rows: dict[bytes, bytes]
 
 
 class ScanStoppedError(Exception):
@@ -85,7 +93,7 @@ class Reader:
         return fd, facts
 
     def read_ahead(self, directory: Directory, files: Sequence[tuple[bytes, Facts]]) -> bool:
-        """Read those of the files that are small, so that `take` has them; forget earlier ones.
+        """Read those of the files that are no uploads, so that `take` has them; forget others.
 
         Those whose ctime the clock may not have left yet are not among them.
 
@@ -100,7 +108,7 @@ class Reader:
             and facts.size <= WHOLE_BYTES
             and not is_racy(facts.ctime_ns, now_ns, CLOCK_GRANULARITY_NS)
         ]
-        contents, has_waited = directory.read_ahead(files, _SMALL_BYTES)
+        contents, has_waited = directory.read_ahead(files, WHOLE_BYTES)
         self._ahead = {
             name: (facts, data)
             for (name, facts), data in zip(files, contents, strict=True)
@@ -109,9 +117,9 @@ class Reader:
         return has_waited
 
     def take(self, name: bytes, facts: Facts) -> tuple[bytes, list[Cut]] | None:
-        """Return what `whole` would, if the file was read ahead."""
+        """Return what `whole` would, if the file was read ahead; its facts are settled then."""
         listed, data = self._ahead.pop(name, (None, b""))
-        return _small(data) if listed is facts else None
+        return _content_of(data) if listed is facts else None
 
     def whole(self, fd: int, facts: Facts) -> tuple[bytes, list[Cut]]:
         """Return (content id, chunks with their bytes) of a file of up to `WHOLE_BYTES`.
@@ -123,18 +131,13 @@ class Reader:
         data = _read_at(fd, 0, size)
         if len(data) != size:
             raise UnsettledError
-        if size <= _SMALL_BYTES:
-            check_unchanged(fd, facts)
-            return _small(data)
-        cuts = list(_cuts(memoryview(data), is_final=True))
         check_unchanged(fd, facts)
-        hasher = ContentHasher()
-        hasher.add(chunk for chunk, _ in cuts)
-        return hasher.content_id(), cuts
+        return _content_of(data)
 
-    def stretches(self, fd: int) -> Iterator[list[Cut]]:
+    def stretches(self, fd: int, wants_rows: Callable[[], bool]) -> Iterator[Portion]:
         """Yield a file's chunks from its start to its end, as many as `WHOLE_BYTES` decide.
 
+        Where rows are wanted, they are found in the same pass.
         What comes after the last cut is read again with the next ones: that is less than to
         copy all of it to where it could stay.
         """
@@ -146,9 +149,9 @@ class Reader:
             data = _read_at(fd, offset, WHOLE_BYTES)
             _fetch(fd, offset + len(data))
             is_final = len(data) < WHOLE_BYTES
-            cuts = list(_cuts(memoryview(data), is_final))
-            yield cuts
-            offset += sum(chunk.size for chunk, _ in cuts)
+            portion = _portion(memoryview(data), is_final, wants_rows())
+            yield portion
+            offset += sum(chunk.size for chunk, _ in portion.cuts)
 
     def identify(self, fd: int, facts: Facts) -> bytes:
         """Return the content id of a file of any size.
@@ -157,17 +160,24 @@ class Reader:
             UnsettledError: the file changed meanwhile.
         """
         hasher = ContentHasher()
-        for cuts in self.stretches(fd):
+        for cuts, _ in self.stretches(fd, lambda: False):
             hasher.add(chunk for chunk, _ in cuts)
         check_unchanged(fd, facts)
         return hasher.content_id()
 
 
-def _small(data: bytes) -> tuple[bytes, list[Cut]]:
+def _content_of(data: bytes) -> tuple[bytes, list[Cut]]:
+    """Return (content id, chunks with their bytes) of a whole file."""
     if not data:
         return EMPTY_CONTENT, []
-    chunk_id = blake3(data).digest()
-    return chunk_id, [(Chunk(chunk_id, len(data)), data)]
+    if len(data) <= MIN_SIZE_BYTES:
+        chunk_id = blake3(data).digest()
+        return chunk_id, [(Chunk(chunk_id, len(data)), data)]
+    view = memoryview(data)
+    cuts = _cuts(view, cut_lengths(view, True))
+    hasher = ContentHasher()
+    hasher.add(chunk for chunk, _ in cuts)
+    return hasher.content_id(), cuts
 
 
 def windows(files: Sequence[tuple[bytes, Facts]]) -> Iterator[Sequence[tuple[bytes, Facts]]]:
@@ -271,15 +281,38 @@ else:
 
 
 def _fetch(fd: int, offset: int) -> None:
-    """Have the system read on while what was read is worked on, where it takes such hints."""
+    """Have the system read on while what was read is worked on, where it takes such hints.
+
+    To ask for what is in memory already takes long: a look at its end does not.
+    """
     if sys.platform == "linux":
         with contextlib.suppress(OSError):
-            os.posix_fadvise(fd, offset, 2 * WHOLE_BYTES, os.POSIX_FADV_WILLNEED)
+            if not _is_in_memory(fd, offset + _FETCHED_BYTES - 1):
+                os.posix_fadvise(fd, offset, _FETCHED_BYTES, os.POSIX_FADV_WILLNEED)
 
 
-def _cuts(data: memoryview, is_final: bool) -> Iterator[Cut]:
+if sys.platform == "linux":
+
+    def _is_in_memory(fd: int, offset: int) -> bool:
+        try:
+            return os.preadv(fd, (bytearray(1),), offset, os.RWF_NOWAIT) == 1
+        except OSError:
+            return False
+
+
+def _portion(data: memoryview, is_final: bool, with_rows: bool) -> Portion:
+    if not with_rows:
+        return Portion(_cuts(data, cut_lengths(data, is_final)), {})
+    lengths, rows = cut_with_rows(data, is_final, fine=False)
+    cuts = _cuts(data, lengths)
+    return Portion(cuts, {chunk.id: rows for (chunk, _), rows in zip(cuts, rows, strict=True)})
+
+
+def _cuts(data: memoryview, lengths: Iterable[int]) -> list[Cut]:
+    cuts: list[Cut] = []
     start = 0
-    for length in cut_lengths(data, is_final):
+    for length in lengths:
         piece = data[start : start + length]
-        yield Chunk(blake3(piece).digest(), length), piece
+        cuts.append((Chunk(blake3(piece).digest(), length), piece))
         start += length
+    return cuts

@@ -6,12 +6,12 @@ last push out the oldest.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from twinfold.client.read import Cut
 from twinfold.client.state import State
-from twinfold.core.chunking import sub_blocks
+from twinfold.core.chunking import sub_blocks_of_each
 from twinfold.core.planning import Known
 from twinfold.core.recipes import MAX_BASES, NewChunk, write_recipes
 from twinfold.model import Recipe, Run
@@ -23,13 +23,54 @@ _MOST_OLD_CHUNKS = 160
 _AROUND_CHUNKS = 2
 
 
-def rows_to_keep(data: bytes | memoryview, *, fine: bool) -> bytes:
-    """Return the rows to keep of a new chunk, none if it is not worth it.
+class NewRows(Mapping[bytes, bytes]):
+    """The rows to keep of a batch's new chunks, by id; of many at once, when one is asked for.
 
-    ``fine`` for a file that is read as a whole: of a source file a large part changes, and by
-    single lines; of a huge one, rows for each line would drive out those of all others.
+    Args:
+        pieces: has the bytes of each of these chunks, among others.
     """
-    return sub_blocks(data, fine=fine) if len(data) >= _LEAST_BYTES else b""
+
+    def __init__(self, pieces: Mapping[bytes, object]) -> None:
+        self._pieces = pieces
+        self._rows: dict[bytes, bytes] = {}
+        self._awaited: tuple[list[bytes], list[bytes]] = ([], [])
+
+    def add(self, chunk_id: bytes, size_bytes: int, *, fine: bool, rows: bytes = b"") -> None:
+        """Keep rows of a chunk if they are worth it: these, or those that are to be found.
+
+        ``fine`` for a file that is read as a whole: of a source file a large part changes, and by
+        single lines; of a huge one, rows for each line would drive out those of all others.
+        """
+        if size_bytes >= _LEAST_BYTES:
+            self._rows[chunk_id] = rows
+            if not rows:
+                self._awaited[fine].append(chunk_id)
+
+    def __getitem__(self, chunk_id: bytes) -> bytes:
+        """Return the rows of a chunk."""
+        self._find_awaited()
+        return self._rows[chunk_id]
+
+    def __contains__(self, chunk_id: object) -> bool:
+        """Tell whether rows of a chunk are kept, without finding them."""
+        return chunk_id in self._rows
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Yield the chunks' ids."""
+        return iter(self._rows)
+
+    def __len__(self) -> int:
+        """Return of how many chunks rows are kept."""
+        return len(self._rows)
+
+    def _find_awaited(self) -> None:
+        for fine, awaited in enumerate(self._awaited):
+            if awaited:
+                pieces = (self._pieces[chunk_id] for chunk_id in awaited)
+                chunks = [data for data in pieces if isinstance(data, bytes | memoryview)]
+                rows = sub_blocks_of_each(chunks, fine=bool(fine))
+                self._rows.update(zip(awaited, rows, strict=True))
+                awaited.clear()
 
 
 class Draft(NamedTuple):

@@ -10,7 +10,13 @@ from blake3 import blake3
 
 from twinfold.client.batch import BatchBuilder, Stretch
 from twinfold.client.effects import Effect, SaveSegment
-from twinfold.client.read import WHOLE_BYTES, Cut, Reader, UnsettledError, check_unchanged
+from twinfold.client.read import (
+    WHOLE_BYTES,
+    Portion,
+    Reader,
+    UnsettledError,
+    check_unchanged,
+)
 from twinfold.client.shortage import NoRoomError, Shortage
 from twinfold.client.state import SEGMENT_CHUNKS, State
 from twinfold.client.subblocks import BaseCursor
@@ -78,14 +84,14 @@ class Uploader:
         upload = self._upload_id(path, facts)
         work = UploadInParts(self._state, self._builder, upload, path, base, disk_bytes(fd))
         try:
-            for cuts in self._reader.stretches(fd):
+            for portion in self._reader.stretches(fd, lambda: work.is_all_new):
                 if self._shortage.is_short_of(facts.size):
                     raise NoRoomError
-                if work.is_at_start and base is None and cuts and self._use_bases:
-                    found = self._state.manifest_beginning_with(cuts[0][0].id)
+                if work.is_at_start and base is None and portion.cuts and self._use_bases:
+                    found = self._state.manifest_beginning_with(portion.cuts[0][0].id)
                     work.use_base(Base(*found) if found else None)
                 check_unchanged(fd, facts)
-                work.extend(cuts)
+                work.extend(portion)
             check_unchanged(fd, facts)
         except (UnsettledError, NoRoomError, OSError):
             work.abandon()
@@ -144,6 +150,11 @@ class UploadInParts:
         """Whether nothing was read yet."""
         return self._count == 0
 
+    @property
+    def is_all_new(self) -> bool:
+        """Whether the file is not written as a difference."""
+        return self._base is None
+
     def use_base(self, base: Base | None) -> None:
         """Write the file as a difference to this content."""
         self._base = base
@@ -157,8 +168,9 @@ class UploadInParts:
                 lambda start, count: self._state.manifest_ids(manifest, start, count)
             )
 
-    def extend(self, cuts: list[Cut]) -> None:
+    def extend(self, portion: Portion) -> None:
         """Append the next chunks."""
+        cuts = portion.cuts
         chunks = [chunk for chunk, _ in cuts]
         self._hasher.add(chunks)
         runs = self._differ.difference(chunks) if self._differ else [Run(0, 0, chunks)]
@@ -168,7 +180,7 @@ class UploadInParts:
             self._note_prefix(len(chunks))
             self._offset += sum(chunk.size for chunk in chunks)
         else:
-            self._append(cuts, runs)
+            self._append(portion, runs)
         if self._cursor is not None:
             rows = self._builder.new_rows
             self._builder.add_recipes(self._cursor.recipes(cuts, runs, rows))
@@ -216,12 +228,13 @@ class UploadInParts:
         self._prefix = []
         self._part_offset = self._offset
 
-    def _append(self, cuts: list[Cut], runs: list[Run]) -> None:
+    def _append(self, portion: Portion, runs: list[Run]) -> None:
         if self._part_chunks + _STRETCH_CHUNKS > SEGMENT_CHUNKS or (
             self._builder.is_full_for(WHOLE_BYTES)
         ):
             self._send_part()
             self._builder.make_room(WHOLE_BYTES)
+        cuts, rows = portion
         at = 0
         for run in runs:
             for chunk, _ in cuts[at : at + run.keep_count]:
@@ -229,8 +242,9 @@ class UploadInParts:
                 self._builder.add_place(chunk.id, place)
                 self._step_over(chunk)
             at += run.keep_count
-            for chunk, data in cuts[at : at + len(run.chunks)]:
-                self._builder.add_content(chunk.id, data, self._path, self._offset, is_part=True)
+            fresh = cuts[at : at + len(run.chunks)]
+            self._builder.add_content(fresh, self._path, self._offset, is_part=True, rows=rows)
+            for chunk, _ in fresh:
                 self._step_over(chunk)
             at += len(run.chunks)
             self._join(run)

@@ -17,13 +17,11 @@ from twinfold.core.chunking.format import (
     MIN_SIZE_BYTES,
     ROW_SIZE_BYTES,
 )
-from twinfold.core.chunking.kernels import (
-    available_kernels,
-    load_kernel,
-    load_sub_block_kernel,
-)
+from twinfold.core.chunking.kernels import available_kernels, load_kernel
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from typing_extensions import Buffer
 
 __all__ = [
@@ -36,7 +34,9 @@ __all__ = [
     "chunk_id",
     "cut",
     "cut_lengths",
+    "cut_with_rows",
     "sub_blocks",
+    "sub_blocks_of_each",
 ]
 
 
@@ -66,7 +66,7 @@ def cut_lengths(data: Buffer, final: bool, kernel: str | None = None) -> list[in
         final: whether the file ends where the data ends.
         kernel: one of ``available_kernels()`` instead of the fastest.
     """
-    return load_kernel(kernel)(data, final)
+    return load_kernel(kernel).cut_lengths(data, final)
 
 
 def cut(data: Buffer, final: bool, kernel: str | None = None) -> list[memoryview]:
@@ -74,6 +74,13 @@ def cut(data: Buffer, final: bool, kernel: str | None = None) -> list[memoryview
     view = memoryview(data).cast("B")
     ends = accumulate(cut_lengths(view, final, kernel), initial=0)
     return [view[start:end] for start, end in pairwise(ends)]
+
+
+def cut_with_rows(
+    data: Buffer, final: bool, *, fine: bool, kernel: str | None = None
+) -> tuple[list[int], list[bytes]]:
+    """Return what ``cut_lengths`` does, and the rows of each chunk, in one pass over the data."""
+    return load_kernel(kernel).cut_with_rows(data, final, fine)
 
 
 def sub_blocks(chunk: Buffer, *, fine: bool = False, kernel: str | None = None) -> bytes:
@@ -87,7 +94,14 @@ def sub_blocks(chunk: Buffer, *, fine: bool = False, kernel: str | None = None) 
     Raises:
         ValueError: the chunk is longer.
     """
-    return load_sub_block_kernel(kernel)(chunk, fine)
+    return sub_blocks_of_each((chunk,), fine=fine, kernel=kernel)[0]
+
+
+def sub_blocks_of_each(
+    chunks: Iterable[Buffer], *, fine: bool, kernel: str | None = None
+) -> list[bytes]:
+    """Return what ``sub_blocks`` does of each of the chunks."""
+    return load_kernel(kernel).sub_blocks(chunks, fine)
 
 
 class Chunker:
