@@ -74,8 +74,8 @@ SERVER_FAULTS = (
         (
             Edit(
                 "server/old_content.py",
-                "                if len(piece) != chunk.size or chunk_id(piece) != chunk.id:",
-                "                if len(piece) != chunk.size:",
+                "        if len(piece) != chunk.size or chunk_id(piece) != chunk.id:",
+                "        if len(piece) != chunk.size:",
             ),
         ),
         (OLD_CONTENT,),

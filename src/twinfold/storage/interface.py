@@ -405,6 +405,9 @@ class Source(Protocol):
     def read(self, offset: int, size_bytes: int) -> bytes:
         """Return up to so many bytes from ``offset`` on."""
 
+    def read_into(self, room: memoryview, offset: int) -> int:
+        """Fill ``room`` from ``offset`` on, as far as there is something; return with how much."""
+
     def fetch(self, offset: int, size_bytes: int) -> None:
         """Have the system bring so many bytes into memory, where it takes such hints."""
 
