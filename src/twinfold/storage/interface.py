@@ -42,7 +42,7 @@ class DoubtfulIndexError(DestinationError):
     """
 
 
-class Node(msgspec.Struct, frozen=True):
+class Node(msgspec.Struct, frozen=True, gc=False):
     """One entry of the forest.
 
     ``content`` and ``target`` as in `twinfold.model.Entry`. ``inode`` and ``ctime_ns``

@@ -98,24 +98,22 @@ class SqlTransaction:
 
     def save(self, node: Node, moved: bool) -> None:
         """Insert or replace a node; ``moved`` if its parent or name differ from before."""
-        before = self._by_id.get(node.id)
+        node_id = node.id
+        before = self._by_id.get(node_id)
         if before is None:
             if node.kind is Kind.DIRECTORY:
-                self._fresh.add(node.id)
+                self._fresh.add(node_id)
         elif moved and self._by_name.get((before.parent, before.name)) is before:
             self._by_name[before.parent, before.name] = None
-        self._by_id[node.id] = node
+        self._by_id[node_id] = self._unsaved[node_id] = node
         self._by_name[node.parent, node.name] = node
-        self._unsaved[node.id] = node
 
     def add_places(self, node_id: int, position: int, offset: int, chunks: Sequence[Chunk]) -> None:
         """Record that ``chunks`` lie one after the other in the node's file from ``offset``."""
         rows = self._place_rows
         for chunk in chunks:
             chunk_id, size = chunk.id, chunk.size
-            rows.append(
-                (node_id, position, offset, size, _Blob(chunk_id), chunk_prefix(chunk_id))
-            )
+            rows.append((node_id, position, offset, size, _Blob(chunk_id), chunk_prefix(chunk_id)))
             position += 1
             offset += size
 
