@@ -139,14 +139,15 @@ class Application:
         for index, staged in enumerate(batch.changes):
             self._change = (batch.number, index)
             lack = staged.refusal
-            if lack is None and self._barred:
+            is_anything_barred = bool(self._barred)
+            if lack is None and is_anything_barred:
                 lack = self._barred.lack_of(staged.change, self._restarts(staged))
             if lack is not None:
                 self._refuse(staged, lack)
             elif self._refused and self._is_refused(staged):
                 continue
             else:
-                if self._barred:
+                if is_anything_barred:
                     self._barred.discard(staged.change)
                 self._apply(staged)
 

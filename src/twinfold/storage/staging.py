@@ -86,15 +86,13 @@ class FileBeingFilled:
         return offset >= self._staged_bytes and data[0] == 0 and data == _ZEROS[: len(data)]
 
     def _write_run(self, offset: int, parts: list[bytes | memoryview]) -> None:
-        start = offset
-        while parts:
+        start, end = offset, offset + sum(map(len, parts))
+        while offset < end:
             written = os.pwritev(self._fd, parts, offset)
             offset += written
-            while parts and written >= len(parts[0]):
-                written -= len(parts.pop(0))
-            if written:
-                parts[0] = memoryview(parts[0])[written:]
-        self._begin_sync(start, offset)
+            if offset < end:
+                parts = _from(written, parts)
+        self._begin_sync(start, end)
 
     def _begin_sync(self, start: int, end: int) -> None:
         """Note what was written; once that is much, have it brought to the disk meanwhile."""
@@ -120,6 +118,15 @@ class FileBeingFilled:
     def close(self) -> None:
         """Let go of the file."""
         os.close(self._fd)
+
+
+def _from(offset: int, parts: Sequence[bytes | memoryview]) -> list[bytes | memoryview]:
+    """Return what is left of the parts from an offset into them on."""
+    for at, part in enumerate(parts):
+        if offset < len(part):
+            return [memoryview(part)[offset:], *parts[at + 1 :]]
+        offset -= len(part)
+    return []
 
 
 class Staging:
