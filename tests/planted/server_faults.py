@@ -74,8 +74,8 @@ SERVER_FAULTS = (
         (
             Edit(
                 "server/old_content.py",
-                "                if len(piece) != chunk.size or chunk_id(piece) != chunk.id:",
-                "                if len(piece) != chunk.size:",
+                "        if len(piece) != chunk.size or chunk_id(piece) != chunk.id:",
+                "        if len(piece) != chunk.size:",
             ),
         ),
         (OLD_CONTENT,),
@@ -381,8 +381,8 @@ SERVER_FAULTS = (
         (
             Edit(
                 "server/stage.py",
-                "            if batch.sizes.setdefault(chunk.id, chunk.size) != chunk.size:",
-                "            if batch.sizes.setdefault(chunk.id, chunk.size) < 0:",
+                "            if sizes.setdefault(chunk_id, size) != size:",
+                "            if sizes.setdefault(chunk_id, size) < 0:",
             ),
         ),
         (f"{STAGE}::test_a_chunk_is_announced_with_one_size_only",),

@@ -301,5 +301,5 @@ def test_a_window_is_bounded_by_what_is_needed_for_it() -> None:
     for group in grouped:
         chunks = [chunk for item in group for chunk in item]
         assert group == [[large] * 40] or len(chunks) <= 32
-        assert group == [[large] * 40] or sum(chunk.size for chunk in chunks) <= 2 << 20
-    assert len(grouped) < 60
+        assert group == [[large] * 40] or sum(chunk.size for chunk in chunks) <= 1 << 20
+    assert len(grouped) < 70

@@ -57,6 +57,9 @@ class Barred:
         self._paths: set[bytes] = set()
         self._uploads: set[bytes] = set()
 
+    def __bool__(self) -> bool:
+        return bool(self._paths or self._uploads)
+
     def clear(self) -> None:
         """Another client's work begins."""
         self._paths.clear()
@@ -124,7 +127,7 @@ class Application:
         self._steps: list[Step] = []
         self._emptied: list[StagedChange] = []
         self.unused: list[bytes] = []
-        self._origins: dict[int, tuple[int, int, bytes]] = {}
+        self._origins: dict[int, tuple[tuple[int, int], bytes]] = {}
         self._change = (0, 0)
 
     def apply(self, batch: StagedBatch) -> None:
@@ -135,13 +138,17 @@ class Application:
         """
         for index, staged in enumerate(batch.changes):
             self._change = (batch.number, index)
-            lack = staged.refusal or self._barred.lack_of(staged.change, self._restarts(staged))
+            lack = staged.refusal
+            is_anything_barred = bool(self._barred)
+            if lack is None and is_anything_barred:
+                lack = self._barred.lack_of(staged.change, self._restarts(staged))
             if lack is not None:
                 self._refuse(staged, lack)
             elif self._refused and self._is_refused(staged):
                 continue
             else:
-                self._barred.discard(staged.change)
+                if is_anything_barred:
+                    self._barred.discard(staged.change)
                 self._apply(staged)
 
     def _apply(self, staged: StagedChange) -> None:
@@ -194,7 +201,7 @@ class Application:
         by_batch = {number: list(refusals) for number, refusals in self._refusals.items()}
         for entry in refused:
             if entry.node in self._origins:
-                number, index, _ = self._origins[entry.node]
+                (number, index), _ = self._origins[entry.node]
                 refusal = Refusal(index, entry.reason, other=entry.other)
                 by_batch.setdefault(number, []).append(refusal)
         return by_batch
@@ -202,7 +209,7 @@ class Application:
     def refused_directories(self, refused: Iterable[Refused]) -> list[bytes]:
         """Return the paths of those of the nodes refused that may be directories."""
         return [
-            self._origins[entry.node][2]
+            self._origins[entry.node][1]
             for entry in refused
             if entry.node in self._origins and not entry.kept_as.startswith(DOOMED_PREFIX)
         ]
@@ -234,6 +241,10 @@ class Application:
             self._work.forget(node.id)
 
     def _directory(self, path: bytes) -> int:
+        known = self._directories.get(path)
+        return known if known is not None else self._find_directory(path)
+
+    def _find_directory(self, path: bytes) -> int:
         below: list[bytes] = []
         ancestor = path
         while ancestor not in self._directories:
@@ -277,7 +288,7 @@ class Application:
         )
         if staged.chunks:
             self._work.add_places(node_id, 0, 0, staged.chunks)
-        self._place(node, _staged_at(staged, name), change.path)
+        self._place(node, _source_of(node, staged), change.path)
 
     def _uploaded(self, change: PutFile) -> int:
         node = self._work.child(STAGING, upload_name(change.upload))
@@ -340,17 +351,19 @@ class Application:
         )
         self._place(node, Location(STAGING, staged.name), change.path)
 
-    def _place(self, node: Node, source: Location, path: bytes) -> None:
-        """Bring a node to the location it says, whatever is there now."""
-        target = Location(node.parent, node.name)
+    def _place(self, node: Node, source: Location | None, path: bytes) -> None:
+        """Bring a node to the location it says, whatever is there now.
+
+        Its object comes from ``source``, if it is not where it belongs already.
+        """
         there = self._work.child(node.parent, node.name)
         replaces = False
         if there is not None and there.id != node.id:
             replaces = Kind.DIRECTORY not in (there.kind, node.kind)
             self._put_in_attic(there, path, node.inode if replaces else None)
         self._work.save(node, moved=True)
-        self._origins[node.id] = (*self._change, path)
-        if source != target:
+        self._origins[node.id] = self._change, path
+        if source is not None and source != (target := Location(node.parent, node.name)):
             self._steps.append(Rename(node.id, node.kind, node.inode, source, target, replaces))
         self._touched[node.parent] = None
 
@@ -428,13 +441,14 @@ class Application:
         self._work.save(node, moved=False)
 
 
-def _staged_at(staged: StagedChange, name: bytes) -> Location:
-    """Return where the new file ``name`` was staged."""
+def _source_of(node: Node, staged: StagedChange) -> Location | None:
+    """Return where a new file was staged, None if that is where it belongs."""
     if not staged.is_in_directory:
         return Location(STAGING, staged.name)
     if staged.directory is None or not staged.directory.node:
         raise LostPlaceError("a file was staged in a directory that was not made")
-    return Location(staged.directory.node, name)
+    directory = staged.directory.node
+    return None if directory == node.parent else Location(directory, node.name)
 
 
 def _doom(staged: StagedChange) -> Rename:

@@ -207,19 +207,21 @@ class Committer:
                 change = staged.change
                 if staged.refusal is not None:
                     continue
-                if isinstance(change, MakeDirectory | MakeSymlink):
-                    self._create(staged, change)
-                    others += 1
-                    if staged.is_filled:
-                        filled.append(staged.name)
-                elif isinstance(change, ExtendUpload):
-                    files[staged.name] = None
-                elif isinstance(change, PutFile) and not staged.is_in_directory:
+                if isinstance(change, PutFile):
+                    if staged.is_in_directory:
+                        continue
                     files[staged.name] = None
                     if change.upload or not staged.inode:
                         staged.inode = self._staging.finish_file(
                             staged.name, change.size, change.mode, change.mtime_ns
                         )
+                elif isinstance(change, ExtendUpload):
+                    files[staged.name] = None
+                elif isinstance(change, MakeDirectory | MakeSymlink):
+                    self._create(staged, change)
+                    others += 1
+                    if staged.is_filled:
+                        filled.append(staged.name)
         if not files and not others:
             return False
         try:

@@ -17,7 +17,8 @@ _Item = TypeVar("_Item")
 
 _OPEN_SOURCES = 64
 _WINDOW_CHUNKS = 32
-_WINDOW_BYTES = 2 * 1024 * 1024
+_WINDOW_BYTES = 1024 * 1024
+"""What is read at once stays in the processor's cache until it is hashed and written."""
 
 
 class _Opened(NamedTuple):
@@ -53,6 +54,8 @@ class OldContent:
         self._sources: OrderedDict[int, _Opened] = OrderedDict()
         self._expected: dict[bytes, list[Place]] = {}
         self._after: tuple[int, int] | None = None
+        self._in_a_row = 1
+        self._room = memoryview(bytearray(_WINDOW_BYTES))
 
     def __enter__(self) -> OldContent:
         return self
@@ -63,18 +66,24 @@ class OldContent:
     def read_all(self, chunks: Sequence[Chunk]) -> Iterator[dict[bytes, Data]]:
         """Yield the bytes of those of the chunks that are found, by id, some at a time.
 
+        They are good until the next ones are asked for.
+
         Raises:
             OSError: no more files can be opened.
         """
         for window in windows(chunks, lambda chunk: [chunk]):
             found: dict[bytes, Data] = {}
+            room = self._room
             at = 0
             is_fetched = False
             while at < len(window):
-                at += self._read_on(window[at:], found)
+                was_in_a_row = self._in_a_row > 1
+                count, size_bytes = self._read_on(window[at:], room, found)
+                at, room = at + count, room[size_bytes:]
                 if at == len(window):
                     break
-                if not is_fetched:
+                # Behind a gap in a row the row goes on: only that place is looked up.
+                if not is_fetched and not was_in_a_row:
                     self.fetch(window[at:])
                     is_fetched = True
                 data = self.read(window[at])
@@ -155,35 +164,33 @@ class OldContent:
             suspect(place.node)
         return None
 
-    def _read_on(self, chunks: Sequence[Chunk], found: dict[bytes, Data]) -> int:
-        """Read what lies behind the last chunk; return how many of the chunks that is.
+    def _read_on(
+        self, chunks: Sequence[Chunk], room: memoryview, found: dict[bytes, Data]
+    ) -> tuple[int, int]:
+        """Read what lies behind the last chunk; return how many of the chunks, and bytes, that is.
 
-        A guess: most of a changed file is as it was, and to look each chunk up takes longer.
+        A guess: most of a changed file is as it was, and to look each chunk up takes longer. As
+        many are read at once as it was right for before: where it is wrong, little is in vain.
         """
-        count = 0
-        # The first by itself: where the guess is wrong there, no more is read.
-        for group in (chunks[:1], chunks[1:]):
-            if self._after is None or not group:
-                break
+        count = total_bytes = 0
+        while self._after is not None and count < len(chunks):
             node, offset = self._after
             opened = self._sources.get(node)
             if opened is None:
                 break
-            data: Data = b""
+            group = chunks[count : count + self._in_a_row]
+            data = room[total_bytes:][: sum(chunk.size for chunk in group)]
+            read_bytes = 0
             with suppress(OSError):
-                data = memoryview(opened.source.read(offset, sum(chunk.size for chunk in group)))
-            at = 0
-            for chunk in group:
-                piece = data[at : at + chunk.size]
-                if len(piece) != chunk.size or chunk_id(piece) != chunk.id:
-                    break
-                found[chunk.id] = piece
-                at += chunk.size
-                count += 1
-            self._after = (node, offset + at) if at else None
-            if count < len(group):
+                read_bytes = opened.source.read_into(data, offset)
+            right, size_bytes = _verified(group, data[:read_bytes], found)
+            count, total_bytes = count + right, total_bytes + size_bytes
+            self._after = (node, offset + size_bytes) if right else None
+            if right < len(group):
+                self._in_a_row = 1
                 break
-        return count
+            self._in_a_row = min(2 * self._in_a_row, _WINDOW_CHUNKS)
+        return count, total_bytes
 
     def _source(self, node: int, is_sure: bool = False) -> Source:
         opened = self._sources.get(node)
@@ -222,11 +229,27 @@ class OldContent:
         self._close_files()
         self._expected.clear()
         self._after = None
+        self._in_a_row = 1
 
     def _close_files(self) -> None:
         for node in list(self._sources):
             self._let_go_of(node)
         self._opener.close()
+
+
+def _verified(
+    chunks: Sequence[Chunk], data: memoryview, found: dict[bytes, Data]
+) -> tuple[int, int]:
+    """Take chunks out of what was read, up to the first that is another; return count and bytes."""
+    count = at = 0
+    for chunk in chunks:
+        piece = data[at : at + chunk.size]
+        if len(piece) != chunk.size or chunk_id(piece) != chunk.id:
+            break
+        found[chunk.id] = piece
+        at += chunk.size
+        count += 1
+    return count, at
 
 
 def windows(

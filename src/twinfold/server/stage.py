@@ -123,7 +123,9 @@ class Stager:
                 elif isinstance(staged.change, ExtendUpload):
                     self._stopped.add(upload_name(staged.change.upload))
             self._create_files(
-                batch, [s for s in batch.changes if s.name and s.comes_whole({})], {}
+                batch,
+                [s for s in batch.changes if s.name and not s.chunks and s.comes_whole({})],
+                {},
             )
             batch.chunks = frozenset(batch.wanted)
             batch.promised = batch.chunks & promised
@@ -163,11 +165,13 @@ class Stager:
 
     def _want(self, batch: StagedBatch, staged: StagedChange) -> None:
         offset = staged.offset
+        sizes, wanted = batch.sizes, batch.wanted
         for chunk in staged.chunks:
-            if batch.sizes.setdefault(chunk.id, chunk.size) != chunk.size:
+            chunk_id, size = chunk.id, chunk.size
+            if sizes.setdefault(chunk_id, size) != size:
                 raise ProtocolError("a chunk is announced with two sizes", 422)
-            batch.wanted.setdefault(chunk.id, []).append((staged, offset))
-            offset += chunk.size
+            wanted.setdefault(chunk_id, []).append((staged, offset))
+            offset += size
         batch.content_bytes += offset - staged.offset
 
     def _extend(

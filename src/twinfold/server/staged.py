@@ -97,13 +97,11 @@ class StagedChange:
 
     def comes_whole(self, pieces: Mapping[bytes, object]) -> bool:
         """Tell whether all of a file is among these chunks, so that one call stages it."""
-        return (
-            not self.is_begun
-            and self.refusal is None
-            and isinstance(self.change, PutFile)
-            and not self.change.upload
-            and all(chunk.id in pieces for chunk in self.chunks)
-        )
+        if self.is_begun or self.refusal is not None:
+            return False
+        if not isinstance(self.change, PutFile) or self.change.upload:
+            return False
+        return all(chunk.id in pieces for chunk in self.chunks)
 
 
 class StagedBatch:
@@ -146,18 +144,20 @@ def assign_directories(batch: StagedBatch) -> None:
     They need no step of their own then. Not where the batch moves or deletes something, which
     may be the directory, nor where it brings something else to the same path before.
     """
-    if any(isinstance(staged.change, Move | Delete) for staged in batch.changes):
+    if not {type(staged.change) for staged in batch.changes}.isdisjoint((Move, Delete)):
         return
     made: dict[bytes, StagedChange] = {}
     taken: set[bytes] = set()
     for staged in batch.changes:
         change = staged.change
-        if isinstance(change, MakeDirectory):
+        if isinstance(change, PutFile):
+            if change.path not in taken:
+                staged.directory = made.get(split(change.path)[0])
+        elif isinstance(change, MakeDirectory):
             made[change.path] = staged
-        elif isinstance(change, PutFile) and change.path not in taken:
-            staged.directory = made.get(split(change.path)[0])
-        if isinstance(change, MakeDirectory | MakeSymlink | PutFile):
-            taken.add(change.path)
+        elif not isinstance(change, MakeSymlink):
+            continue
+        taken.add(change.path)
 
 
 def upload_name(upload: bytes) -> bytes:

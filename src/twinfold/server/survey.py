@@ -210,6 +210,11 @@ class _Counted:
         self._count(len(data))
         return data
 
+    def read_into(self, room: memoryview, offset: int) -> int:
+        size_bytes = self._source.read_into(room, offset)
+        self._count(size_bytes)
+        return size_bytes
+
     def fetch(self, offset: int, size_bytes: int) -> None:
         self._source.fetch(offset, size_bytes)
 

@@ -50,7 +50,7 @@ from twinfold.storage.interface import (
 )
 from twinfold.storage.soundness import unsound
 from twinfold.storage.statements import PREFIXES_A_QUERY, Statements
-from twinfold.storage.transaction import SESSION_FOLDER, SqlTransaction, node_of
+from twinfold.storage.transaction import SESSION_FOLDER, SqlTransaction, chunk_prefix, node_of
 from twinfold.system.sqlite_errors import DISK_ERRORS, code_of, driver_error, tells_of_damage
 
 REVISIONS = ("0001",)
@@ -183,11 +183,6 @@ def _add_roots(connection: Connection) -> None:
     session = rules.begin(time.time_ns())
     row = {"folder": SESSION_FOLDER, "session": msgspec.msgpack.encode(session)}
     connection.execute(insert(tables.sessions), row)
-
-
-def chunk_prefix(chunk_id: bytes) -> int:
-    """Return the first 8 bytes of a chunk id as a signed little-endian integer."""
-    return int.from_bytes(chunk_id[:8], "little", signed=True)
 
 
 class SqlIndex:

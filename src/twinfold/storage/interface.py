@@ -42,7 +42,7 @@ class DoubtfulIndexError(DestinationError):
     """
 
 
-class Node(msgspec.Struct, frozen=True):
+class Node(msgspec.Struct, frozen=True, gc=False):
     """One entry of the forest.
 
     ``content`` and ``target`` as in `twinfold.model.Entry`. ``inode`` and ``ctime_ns``
@@ -404,6 +404,9 @@ class Source(Protocol):
 
     def read(self, offset: int, size_bytes: int) -> bytes:
         """Return up to so many bytes from ``offset`` on."""
+
+    def read_into(self, room: memoryview, offset: int) -> int:
+        """Fill ``room`` from ``offset`` on, as far as there is something; return with how much."""
 
     def fetch(self, offset: int, size_bytes: int) -> None:
         """Have the system bring so many bytes into memory, where it takes such hints."""

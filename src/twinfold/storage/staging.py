@@ -18,7 +18,7 @@ from twinfold.storage.directories import OPEN_DIRECTORY
 from twinfold.storage.interface import NewFile, Source
 from twinfold.system.bulk import FileIdentity, create_files
 from twinfold.system.clones import clone_range
-from twinfold.system.durability import sync_file, sync_file_system
+from twinfold.system.durability import start_writing, sync_file, sync_file_system
 from twinfold.system.listing import list_inodes
 
 _REOPEN = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -29,6 +29,8 @@ _FEW_FILES = 8
 _ZEROS = bytes(96 * 1024)
 _MOST_PARTS = 1024
 """What one call writes at most, by POSIX (IOV_MAX)."""
+_MUCH_BYTES = 8 * 1024 * 1024
+"""So much is written to the disk while more comes; what is left then is soon synced."""
 
 
 class FileBeingFilled:
@@ -37,6 +39,8 @@ class FileBeingFilled:
     def __init__(self, fd: int) -> None:
         self._fd = fd
         self._staged_bytes = os.fstat(fd).st_size
+        self._late_bytes = 0
+        self._late = range(0)
 
     def truncate(self, size_bytes: int) -> None:
         """Drop what lies beyond ``size_bytes``."""
@@ -82,13 +86,24 @@ class FileBeingFilled:
         return offset >= self._staged_bytes and data[0] == 0 and data == _ZEROS[: len(data)]
 
     def _write_run(self, offset: int, parts: list[bytes | memoryview]) -> None:
-        while parts:
+        start, end = offset, offset + sum(map(len, parts))
+        while offset < end:
             written = os.pwritev(self._fd, parts, offset)
             offset += written
-            while parts and written >= len(parts[0]):
-                written -= len(parts.pop(0))
-            if written:
-                parts[0] = memoryview(parts[0])[written:]
+            if offset < end:
+                parts = _from(written, parts)
+        self._begin_sync(start, end)
+
+    def _begin_sync(self, start: int, end: int) -> None:
+        """Note what was written; once that is much, have it brought to the disk meanwhile."""
+        if self._late_bytes:
+            self._late = range(min(start, self._late.start), max(end, self._late.stop))
+        else:
+            self._late = range(start, end)
+        self._late_bytes += end - start
+        if self._late_bytes >= _MUCH_BYTES:
+            start_writing(self._fd, self._late.start, len(self._late))
+            self._late_bytes = 0
 
     def extend(self, size_bytes: int) -> None:
         """Make sure that the file is at least this long: a hole may be at its end."""
@@ -103,6 +118,15 @@ class FileBeingFilled:
     def close(self) -> None:
         """Let go of the file."""
         os.close(self._fd)
+
+
+def _from(offset: int, parts: Sequence[bytes | memoryview]) -> list[bytes | memoryview]:
+    """Return what is left of the parts from an offset into them on."""
+    for at, part in enumerate(parts):
+        if offset < len(part):
+            return [memoryview(part)[offset:], *parts[at + 1 :]]
+        offset -= len(part)
+    return []
 
 
 class Staging:

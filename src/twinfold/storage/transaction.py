@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,17 @@ if TYPE_CHECKING:
     from twinfold.storage.statements import Statements
 
 SESSION_FOLDER = "main"
+
+_PREFIX = struct.Struct("<q")
+
+_Blob = bytearray
+"""As which SQLite's driver takes bytes at once; for `bytes` it first looks for an adapter."""
+
+
+def chunk_prefix(chunk_id: bytes) -> int:
+    """Return the first 8 bytes of a chunk id as a signed little-endian integer."""
+    prefix: int = _PREFIX.unpack_from(chunk_id)[0]
+    return prefix
 
 
 def node_of(row: Any) -> Node:
@@ -86,24 +98,24 @@ class SqlTransaction:
 
     def save(self, node: Node, moved: bool) -> None:
         """Insert or replace a node; ``moved`` if its parent or name differ from before."""
-        before = self._by_id.get(node.id)
+        node_id = node.id
+        before = self._by_id.get(node_id)
         if before is None:
             if node.kind is Kind.DIRECTORY:
-                self._fresh.add(node.id)
+                self._fresh.add(node_id)
         elif moved and self._by_name.get((before.parent, before.name)) is before:
             self._by_name[before.parent, before.name] = None
-        self._by_id[node.id] = node
+        self._by_id[node_id] = self._unsaved[node_id] = node
         self._by_name[node.parent, node.name] = node
-        self._unsaved[node.id] = node
 
     def add_places(self, node_id: int, position: int, offset: int, chunks: Sequence[Chunk]) -> None:
         """Record that ``chunks`` lie one after the other in the node's file from ``offset``."""
         rows = self._place_rows
         for chunk in chunks:
-            prefix = int.from_bytes(chunk.id[:8], "little", signed=True)
-            rows.append((node_id, position, offset, chunk.size, chunk.id, prefix))
+            chunk_id, size = chunk.id, chunk.size
+            rows.append((node_id, position, offset, size, _Blob(chunk_id), chunk_prefix(chunk_id)))
             position += 1
-            offset += chunk.size
+            offset += size
 
     def cut_places(self, node_id: int, position: int) -> None:
         """Forget the node's chunk places from this number of its manifest on."""
@@ -178,22 +190,21 @@ class SqlTransaction:
             self._place_rows = []
 
     def _write_nodes(self) -> None:
-        old = [
-            (node,) for node in self._unsaved if node < self._first_new_id or node in self._written
-        ]
+        first_new, written = self._first_new_id, self._written
+        old = [(node,) for node in self._unsaved if node < first_new or node in written]
         if old:
             self._cursor.executemany(self._statements.delete_node, old)
         rows = [
             (
                 node.id,
                 node.parent,
-                node.name,
+                _Blob(node.name),
                 int(node.kind),
                 node.mode,
                 node.mtime_ns,
                 node.size,
-                node.content,
-                node.target,
+                _Blob(node.content),
+                _Blob(node.target),
                 node.inode,
                 node.ctime_ns,
             )

@@ -66,6 +66,10 @@ class Source:
         """Return up to so many bytes from ``offset`` on."""
         return os.pread(self._fd, size_bytes, offset)
 
+    def read_into(self, room: memoryview, offset: int) -> int:
+        """Fill ``room`` from ``offset`` on, as far as there is something; return with how much."""
+        return os.preadv(self._fd, [room], offset)
+
     def fetch(self, offset: int, size_bytes: int) -> None:
         """Have the system bring so many bytes into memory, where it takes such hints."""
         if sys.platform == "linux":

@@ -25,7 +25,16 @@ def sync_file(fd: int) -> None:
 
 if sys.platform == "linux":
     _libc = ctypes.CDLL(None, use_errno=True)
+    _SYNC_FILE_RANGE_WRITE = 2
     _RENAME_NOREPLACE = 1
+
+    def start_writing(fd: int, offset: int, size_bytes: int) -> None:
+        """Have the system begin to write these bytes of a file, so that a sync finds less to do.
+
+        A hint: nothing is durable by it, and what could not be written, the sync tells.
+        """
+        first, size = ctypes.c_int64(offset), ctypes.c_int64(size_bytes)
+        _libc.sync_file_range(fd, first, size, _SYNC_FILE_RANGE_WRITE)
 
     def sync_file_system(fd: int) -> bool:
         """Make all of the file system durable that ``fd`` lies on; False if that cannot be.
@@ -55,6 +64,9 @@ elif sys.platform == "darwin":
     _libc = ctypes.CDLL(None, use_errno=True)
     _RENAME_EXCL = 4
 
+    def start_writing(fd: int, offset: int, size_bytes: int) -> None:
+        """Leave it to this system when it begins to write."""
+
     def sync_file_system(fd: int) -> bool:
         """Tell that this system can only sync file by file."""
         return False
@@ -74,6 +86,9 @@ elif sys.platform == "darwin":
         raise OSError(number, os.strerror(number), target)
 
 else:
+
+    def start_writing(fd: int, offset: int, size_bytes: int) -> None:
+        """Leave it to this system when it begins to write."""
 
     def sync_file_system(fd: int) -> bool:
         """Tell that this system can only sync file by file."""
