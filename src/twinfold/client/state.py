@@ -24,6 +24,7 @@ from twinfold.core.times import FIRST_TIME_NS, LAST_TIME_NS
 from twinfold.errors import DamagedStateError, StateError
 from twinfold.model import CHUNK_ID_SIZE_BYTES, Kind
 from twinfold.system.sqlite_errors import tells_of_damage
+from twinfold.system.sqlite_values import Blob
 
 ROOT_NODE = 1
 SEGMENT_CHUNKS = 4_096
@@ -69,6 +70,11 @@ _FILE = int(Kind.FILE)
 def short_id(chunk_id: bytes) -> int:
     """Return the first eight bytes of a chunk id as SQLite's integer."""
     return int.from_bytes(chunk_id[:8], "little", signed=True)
+
+
+def _row_of(node: Node) -> tuple[Any, ...]:
+    row = msgspec.structs.astuple(node)
+    return (*row[:2], Blob(row[2]), *row[3:10], Blob(row[10]), Blob(row[11]), row[12])
 
 
 def _known_of(row: tuple[Any, ...]) -> Known:
@@ -311,7 +317,7 @@ class State:
         self._database.executemany(
             "UPDATE nodes SET mode = ?, size = ?, mtime_ns = ?, ctime_ns = ?, dev = ?,"
             " inode = ?, content = ?, target = ?, manifest = ? WHERE id = ?",
-            [(*msgspec.structs.astuple(node)[4:], node.id) for node in nodes],
+            [(*_row_of(node)[4:], node.id) for node in nodes],
         )
 
     def _contents(self, nodes: Sequence[int]) -> dict[int, tuple[int, int]]:
@@ -334,13 +340,12 @@ class State:
         self._database.execute(_DROP_BELOW, (node,))
 
     def _insert(self, nodes: Iterable[Node]) -> None:
-        rows = list(map(msgspec.structs.astuple, nodes))
+        rows = list(map(_row_of, nodes))
         self._database.executemany(INSERT_NODE, rows)
         self.entries += len(rows)
-        for row in rows:
-            if row[3] == _FILE:
-                self.files += 1
-                self.size_bytes += row[5]
+        sizes_bytes = [row[5] for row in rows if row[3] == _FILE]
+        self.files += len(sizes_bytes)
+        self.size_bytes += sum(sizes_bytes)
 
     def _apply(self, kind: type[Effect], group: Iterable[Any]) -> None:
         if kind is Insert:
@@ -363,7 +368,7 @@ class State:
 
     def _keep_sub_blocks(self, kept: Iterable[tuple[bytes, bytes]]) -> None:
         """Keep the rows of chunks; beyond the budget the oldest go, some more than have to."""
-        rows = [(short_id(chunk_id), rows) for chunk_id, rows in kept]
+        rows = [(short_id(chunk_id), Blob(rows)) for chunk_id, rows in kept]
         if not rows:
             return
         self._database.executemany(

@@ -13,6 +13,7 @@ from twinfold.core.session import FolderSession
 from twinfold.model import Chunk, Kind
 from twinfold.storage import tables
 from twinfold.storage.interface import Node, Step
+from twinfold.system.sqlite_values import Blob
 
 if TYPE_CHECKING:
     from twinfold.storage.statements import Statements
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
 SESSION_FOLDER = "main"
 
 _PREFIX = struct.Struct("<q")
-
-_Blob = bytearray
-"""As which SQLite's driver takes bytes at once; for `bytes` it first looks for an adapter."""
 
 
 def chunk_prefix(chunk_id: bytes) -> int:
@@ -113,7 +111,7 @@ class SqlTransaction:
         rows = self._place_rows
         for chunk in chunks:
             chunk_id, size = chunk.id, chunk.size
-            rows.append((node_id, position, offset, size, _Blob(chunk_id), chunk_prefix(chunk_id)))
+            rows.append((node_id, position, offset, size, Blob(chunk_id), chunk_prefix(chunk_id)))
             position += 1
             offset += size
 
@@ -198,13 +196,13 @@ class SqlTransaction:
             (
                 node.id,
                 node.parent,
-                _Blob(node.name),
+                Blob(node.name),
                 int(node.kind),
                 node.mode,
                 node.mtime_ns,
                 node.size,
-                _Blob(node.content),
-                _Blob(node.target),
+                Blob(node.content),
+                Blob(node.target),
                 node.inode,
                 node.ctime_ns,
             )
