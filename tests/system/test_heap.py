@@ -36,3 +36,29 @@ def test_threads_share_one_heap(shares: bool) -> None:
         check=True,
     ).stderr
     assert (told.count("Arena ") == 1) is shares
+
+
+FAULTS = """
+import resource
+from twinfold.system.heap import share_heap
+if {shares}:
+    assert share_heap()
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+def fill():
+    kept = [b"x" * (1 << 16) for _ in range(64)]
+    kept.append(b"x" * (1 << 22))
+fill()
+before = faults()
+for _ in range(20):
+    fill()
+print(faults() - before)
+"""
+
+
+@pytest.mark.parametrize("shares", [True, False])
+def test_what_was_freed_is_used_again(shares: bool) -> None:
+    """Without another page from the system for each, as it is by itself."""
+    program = FAULTS.format(shares=shares)
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True).stdout
+    assert (int(told) < 500) is shares
