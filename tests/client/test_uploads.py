@@ -10,6 +10,7 @@ from blake3 import blake3
 from twinfold.client.batch import Batch, BatchBuilder, Pending
 from twinfold.client.effects import SaveSegment
 from twinfold.client.read import Portion
+from twinfold.client.state import State
 from twinfold.client.state_file import open_state
 from twinfold.client.uploads import Base, UploadInParts
 from twinfold.model import Chunk, ExtendUpload
@@ -24,19 +25,29 @@ def chunk_of(text: bytes) -> Chunk:
     return Chunk(blake3(text).digest(), CHUNK_BYTES)
 
 
-@pytest.mark.parametrize("edited", [0, CHUNKS // 2, CHUNKS - 1])
-def test_an_edit_of_a_huge_file_is_spread_over_batches(tmp_path: Path, edited: int) -> None:
-    """One changed chunk among 70,000: no batch names more than the server takes, none is lost."""
+def state_with_huge_file(folder: Path) -> State:
+    """Return a state that knows the manifest of a file of 70,000 chunks."""
     ids = [chunk_of(b"%d" % number).id for number in range(CHUNKS)]
     segments = [
         SaveSegment(1, start // 4_096, b"".join(ids[start : start + 4_096]))
         for start in range(0, CHUNKS, 4_096)
     ]
-    batches: list[Batch] = []
-    state = open_state(tmp_path / "state.sqlite", b"/source")
+    state = open_state(folder / "state.sqlite", b"/source")
     state.acknowledge(segments, {}, None)
+    return state
+
+
+@pytest.mark.parametrize("may_be_same", [True, False])
+@pytest.mark.parametrize("edited", [0, CHUNKS // 2, CHUNKS - 1])
+def test_an_edit_of_a_huge_file_is_spread_over_batches(
+    tmp_path: Path, edited: int, may_be_same: bool
+) -> None:
+    """One changed chunk among 70,000: no batch names more than the server takes, none is lost."""
+    state = state_with_huge_file(tmp_path)
+    batches: list[Batch] = []
     builder = BatchBuilder(state, Pending(state), batches.append)
-    upload = UploadInParts(state, builder, b"u" * 16, b"big", Base(1, b"c" * 32), 0)
+    base = Base(1, b"c" * 32)
+    upload = UploadInParts(state, builder, b"u" * 16, b"big", base, 0, may_be_same=may_be_same)
     for start in range(0, CHUNKS, STRETCH):
         texts = [
             b"new" if number == edited else b"%d" % number
@@ -50,6 +61,23 @@ def test_an_edit_of_a_huge_file_is_spread_over_batches(tmp_path: Path, edited: i
     assert sum(counts) == CHUNKS
     assert max(counts) <= MAX_BATCH_CHUNKS // 2
     assert sum(batch.held_bytes for batch in batches) == len(b"new")
+
+
+@pytest.mark.parametrize("may_be_same", [True, False])
+def test_what_surely_is_another_content_is_sent_as_it_is_read(
+    tmp_path: Path, may_be_same: bool
+) -> None:
+    """The server works on what an edited file keeps while the rest is read; not on a mere touch."""
+    state = state_with_huge_file(tmp_path)
+    batches: list[Batch] = []
+    builder = BatchBuilder(state, Pending(state), batches.append)
+    base = Base(1, b"c" * 32)
+    upload = UploadInParts(state, builder, b"u" * 16, b"big", base, 0, may_be_same=may_be_same)
+    for start in range(0, CHUNKS, STRETCH):
+        texts = [b"%d" % number for number in range(start, min(start + STRETCH, CHUNKS))]
+        upload.extend(Portion([(chunk_of(text), memoryview(text)) for text in texts], {}))
+    state.close()
+    assert bool(batches) is not may_be_same
 
 
 def _chunks_in(batch: Batch) -> int:

@@ -21,7 +21,7 @@ MAX_HEADER_BYTES = 2 * 1024 * 1024
 MAX_CHUNKS = 16_384
 """Chunks that a batch names, kept ones included; the server takes several times as many."""
 
-MAX_KEPT_BYTES = 256 * 1024 * 1024
+MAX_KEPT_BYTES = 192 * 1024 * 1024
 """Content that a batch brings, kept bytes included: the server works on that while we read on."""
 
 PATIENCE_S = 0.02

@@ -81,8 +81,15 @@ class Uploader:
         base = None
         if expected is not None and expected.manifest and self._use_bases:
             base = Base(expected.manifest, expected.content)
-        upload = self._upload_id(path, facts)
-        work = UploadInParts(self._state, self._builder, upload, path, base, disk_bytes(fd))
+        work = UploadInParts(
+            self._state,
+            self._builder,
+            self._upload_id(path, facts),
+            path,
+            base,
+            disk_bytes(fd),
+            may_be_same=expected is not None and expected.size == facts.size,
+        )
         try:
             for portion in self._reader.stretches(fd, lambda: work.is_all_new):
                 if self._shortage.is_short_of(facts.size):
@@ -114,8 +121,8 @@ class Uploader:
 class UploadInParts:
     """One file on its way.
 
-    As long as the file equals its base from the start on, nothing is sent: it may turn out to
-    be the same. Only the borders of the parts are kept then.
+    As long as one that ``may_be_same`` equals its base from the start on, nothing is sent: only
+    the borders of the parts are kept. Any other is sent as it is read.
     """
 
     def __init__(
@@ -126,9 +133,12 @@ class UploadInParts:
         path: bytes,
         base: Base | None,
         disk_bytes: int,
+        *,
+        may_be_same: bool,
     ) -> None:
         self._state = state
         self._builder = builder
+        self._may_be_same = may_be_same
         self._upload = upload
         self._path = path
         self._disk_bytes = disk_bytes
@@ -158,7 +168,7 @@ class UploadInParts:
     def use_base(self, base: Base | None) -> None:
         """Write the file as a difference to this content."""
         self._base = base
-        self._same_so_far = base is not None
+        self._same_so_far = self._may_be_same and base is not None
         self._differ = None
         self._cursor = None
         if base is not None:
