@@ -13,7 +13,7 @@ from twinfold.client.state import ROOT_NODE, State
 from twinfold.client.subblocks import Draft, NewRows
 from twinfold.core.planning import DIRECTORY
 from twinfold.core.recipes import NewChunk, write_recipes
-from twinfold.model import CHUNK_ID_SIZE_BYTES, Change, Recipe
+from twinfold.model import CHUNK_ID_SIZE_BYTES, Change, Chunk, Recipe
 
 MAX_CHANGES = 1_000
 MAX_CONTENT_BYTES = 8 * 1024 * 1024
@@ -337,10 +337,14 @@ class BatchBuilder:
         self._batch.chunks += chunks
         self._batch.content_bytes += size_bytes
 
-    def add_place(self, chunk_id: bytes, stretch: Stretch) -> None:
-        """Remember where a chunk is that the server is to take from what it has."""
-        self.count_kept(1, stretch.size)
-        self._batch.pieces.setdefault(chunk_id, stretch)
+    def add_places(self, chunks: Sequence[Chunk], path: bytes, offset: int) -> None:
+        """Remember where chunks are, one behind the other, that the server has as well."""
+        pieces, start = self._batch.pieces, offset
+        for chunk in chunks:
+            if chunk.id not in pieces:
+                pieces[chunk.id] = Stretch(path, offset, chunk.size)
+            offset += chunk.size
+        self.count_kept(len(chunks), offset - start)
 
     def hurry(self) -> None:
         """What was added is not to wait until the batch is full, or the scan at its end."""

@@ -161,7 +161,7 @@ class Reader:
         """
         hasher = ContentHasher()
         for cuts, _ in self.stretches(fd, lambda: False):
-            hasher.add(chunk for chunk, _ in cuts)
+            hasher.add([chunk for chunk, _ in cuts])
         check_unchanged(fd, facts)
         return hasher.content_id()
 
@@ -176,7 +176,7 @@ def _content_of(data: bytes) -> tuple[bytes, list[Cut]]:
     view = memoryview(data)
     cuts = _cuts(view, cut_lengths(view, True))
     hasher = ContentHasher()
-    hasher.add(chunk for chunk, _ in cuts)
+    hasher.add([chunk for chunk, _ in cuts])
     return hasher.content_id(), cuts
 
 

@@ -262,6 +262,8 @@ class State:
 
         With ``revision`` None only the client's own knowledge of its source has advanced.
         """
+        # To find rows takes a while: who asks the state meanwhile is not to wait for that.
+        kept = [(short_id(chunk_id), Blob(rows)) for chunk_id, rows in sub_blocks]
         with self.transaction():
             for kind, group in groupby(effects, type):
                 self._apply(kind, group)
@@ -269,7 +271,7 @@ class State:
                 "INSERT OR IGNORE INTO known_chunks VALUES (?)",
                 ((short_id(chunk_id),) for chunk_id in chunk_ids),
             )
-            self._keep_sub_blocks(sub_blocks)
+            self._keep_sub_blocks(kept)
             if revision is not None:
                 self._keep({"revision": revision})
             self._keep_totals()
@@ -366,9 +368,8 @@ class State:
                 [(e.manifest, e.index, short_id(e.chunk_ids), e.chunk_ids) for e in group],
             )
 
-    def _keep_sub_blocks(self, kept: Iterable[tuple[bytes, bytes]]) -> None:
+    def _keep_sub_blocks(self, rows: Sequence[tuple[int, Blob]]) -> None:
         """Keep the rows of chunks; beyond the budget the oldest go, some more than have to."""
-        rows = [(short_id(chunk_id), Blob(rows)) for chunk_id, rows in kept]
         if not rows:
             return
         self._database.executemany(

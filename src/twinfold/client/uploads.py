@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from blake3 import blake3
 
-from twinfold.client.batch import BatchBuilder, Stretch
+from twinfold.client.batch import BatchBuilder
 from twinfold.client.effects import Effect, SaveSegment
 from twinfold.client.read import (
     WHOLE_BYTES,
@@ -232,8 +233,7 @@ class UploadInParts:
             self._part_offset = offset
             self._runs = [Run(start, count, [])]
             if self._base is not None:
-                for chunk_id in self._state.manifest_ids(self._base.manifest, start, count):
-                    self._save_id(chunk_id)
+                self._save_ids(self._state.manifest_ids(self._base.manifest, start, count))
             self._send_part()
         self._prefix = []
         self._part_offset = self._offset
@@ -247,23 +247,21 @@ class UploadInParts:
         cuts, rows = portion
         at = 0
         for run in runs:
-            for chunk, _ in cuts[at : at + run.keep_count]:
-                place = Stretch(self._path, self._offset, chunk.size)
-                self._builder.add_place(chunk.id, place)
-                self._step_over(chunk)
+            kept = [chunk for chunk, _ in cuts[at : at + run.keep_count]]
+            self._builder.add_places(kept, self._path, self._offset)
+            self._step_over(kept)
             at += run.keep_count
             fresh = cuts[at : at + len(run.chunks)]
             self._builder.add_content(fresh, self._path, self._offset, is_part=True, rows=rows)
-            for chunk, _ in fresh:
-                self._step_over(chunk)
+            self._step_over(run.chunks)
             at += len(run.chunks)
             self._join(run)
         self._builder.let_go_of(cuts)
         self._part_chunks += len(cuts)
 
-    def _step_over(self, chunk: Chunk) -> None:
-        self._offset += chunk.size
-        self._save_id(chunk.id)
+    def _step_over(self, chunks: Sequence[Chunk]) -> None:
+        self._offset += sum(chunk.size for chunk in chunks)
+        self._save_ids([chunk.id for chunk in chunks])
 
     def _join(self, run: Run) -> None:
         last = self._runs[-1] if self._runs else None
@@ -290,16 +288,17 @@ class UploadInParts:
         self._runs, self._part_chunks = [], 0
         self._part_offset = self._offset
 
-    def _save_id(self, chunk_id: bytes) -> None:
-        self._ids += chunk_id
-        if len(self._ids) >= _SEGMENT_BYTES:
+    def _save_ids(self, chunk_ids: Iterable[bytes]) -> None:
+        self._ids += b"".join(chunk_ids)
+        while len(self._ids) >= _SEGMENT_BYTES:
             self._save_segment()
 
     def _save_segment(self, final: bool = False) -> None:
         if self._ids or not final:
-            self._effects.append(SaveSegment(self._manifest, self._segments, bytes(self._ids)))
+            ids = bytes(self._ids[:_SEGMENT_BYTES])
+            self._effects.append(SaveSegment(self._manifest, self._segments, ids))
             self._segments += 1
-            self._ids = bytearray()
+            del self._ids[:_SEGMENT_BYTES]
 
 
 def disk_bytes(fd: int) -> int:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from struct import Struct
 
 from blake3 import blake3
 
 from twinfold.errors import ProtocolError
-from twinfold.model import Chunk, Run
+from twinfold.model import CHUNK_ID_SIZE_BYTES, Chunk, Run
 
 _CONTEXT = "twinfold 2026-11 content id v1"
+
+_ID_AND_SIZE = Struct(f"<{CHUNK_ID_SIZE_BYTES}sQ")
 
 EMPTY_CONTENT = blake3(derive_key_context=_CONTEXT).digest()
 """The content id of an empty file."""
@@ -27,13 +30,14 @@ class ContentHasher:
         self._only: bytes | None = None
         self._count = 0
 
-    def add(self, chunks: Iterable[Chunk]) -> None:
+    def add(self, chunks: Sequence[Chunk]) -> None:
         """Append chunks to the manifest."""
-        for chunk in chunks:
-            self._count += 1
-            self._only = chunk.id if self._count == 1 else None
-            self._hasher.update(chunk.id)
-            self._hasher.update(chunk.size.to_bytes(8, "little"))
+        if not chunks:
+            return
+        self._count += len(chunks)
+        self._only = chunks[0].id if self._count == 1 else None
+        pack = _ID_AND_SIZE.pack
+        self._hasher.update(b"".join([pack(chunk.id, chunk.size) for chunk in chunks]))
 
     def content_id(self) -> bytes:
         """Return the 32-byte content id of the chunks added so far."""
@@ -86,8 +90,11 @@ class Differ:
         self._window: Sequence[bytes] = ()
         self._places: dict[bytes, int] = {}
 
-    def difference(self, chunks: Iterable[Chunk]) -> list[Run]:
+    def difference(self, chunks: Sequence[Chunk]) -> list[Run]:
         """Return the runs for the next stretch of the new manifest."""
+        if self._goes_on(chunks):
+            self._next += len(chunks)
+            return [Run(self._next - len(chunks), len(chunks), [])]
         runs: list[Run] = []
         keep_start = keep_count = 0
         fresh: list[Chunk] = []
@@ -105,6 +112,13 @@ class Differ:
         if keep_count or fresh:
             runs.append(Run(keep_start, keep_count, fresh))
         return runs
+
+    def _goes_on(self, chunks: Sequence[Chunk]) -> bool:
+        """Tell whether these are the next chunks of the base: most stretches of an edit are."""
+        if not self._covers(self._next):
+            self._load()
+        at = self._next - self._window_start
+        return bool(chunks) and self._window[at : at + len(chunks)] == [c.id for c in chunks]
 
     def _find(self, chunk_id: bytes) -> int | None:
         if not self._covers(self._next):

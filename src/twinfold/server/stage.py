@@ -186,6 +186,7 @@ class Stager:
         except ProtocolError as error:
             # A damaged index may have lost a part of the base's manifest.
             raise UnknownBaseError([change.base]) from error
+        batch.note_kept(staged, change)
         try:
             upload = self._upload(staged.name)
         except OSError as error:
@@ -254,7 +255,9 @@ class Stager:
     def reuse(self, batch: StagedBatch, chunk_ids: Iterable[bytes]) -> None:
         """Take chunks from what DEST holds, each verified as it is read."""
         chunk_ids = [chunk for chunk in chunk_ids if chunk in batch.wanted]
-        known = self._index.known_chunks(chunk_ids)
+        known = batch.kept_chunks | self._index.known_chunks(
+            [chunk for chunk in chunk_ids if chunk not in batch.kept_chunks]
+        )
         held = [Chunk(chunk, batch.sizes[chunk]) for chunk in chunk_ids if chunk in known]
         missing: list[Chunk] = []
         for chunk in held:

@@ -111,6 +111,7 @@ class StagedBatch:
         wanted: chunks whose bytes are not there yet, and the places that they go to.
         chunks: all chunks that the batch's changes consist of.
         promised: those that an earlier batch brings.
+        kept_chunks: those that a content on record has: some file should hold them.
         sizes: of the chunks, as announced.
         is_decided: the index has the batch; what was staged for it is not ours any more.
         names: staged objects that are this batch's alone.
@@ -122,10 +123,18 @@ class StagedBatch:
         self.wanted: dict[bytes, list[tuple[StagedChange, int]]] = {}
         self.chunks: frozenset[bytes] = frozenset()
         self.promised: frozenset[bytes] = frozenset()
+        self.kept_chunks: set[bytes] = set()
         self.content_bytes = 0
         self.sizes: dict[bytes, int] = {}
         self.is_decided = False
         self.names: list[bytes] = []
+
+    def note_kept(self, staged: StagedChange, change: ExtendUpload) -> None:
+        """Note which of the chunks of a part of an upload its base has."""
+        at = 0
+        for run in change.runs:
+            self.kept_chunks.update(c.id for c in staged.chunks[at : at + run.keep_count])
+            at += run.keep_count + len(run.chunks)
 
     def forget_wants_of_refused(self) -> None:
         """Chunks that only refused changes consist of are not waited for."""
