@@ -26,6 +26,43 @@ def test_small_bodies_are_compressed_well() -> None:
     assert CompressionChooser(None).level(1_000) == 3
 
 
+@pytest.mark.parametrize(
+    ("sizes", "why"),
+    [
+        ([MIB] * 8, "a slow network, as long as nothing else is known"),
+        ([MIB, 1_000], "a small frame"),
+        ([MIB] * 64, "one that is to be a probe"),
+    ],
+)
+def test_frames_that_may_be_compressed_are_not_left_plain(sizes: list[int], why: str) -> None:
+    """What is sent with its length told before is what no frame would be compressed of."""
+    chooser = CompressionChooser(None)
+    if "slow" not in why:
+        for _ in range(100):
+            chooser.observe_sending(MIB, 1e-4)
+        assert chooser.leaves_plain([MIB]), "this network is fast"
+    assert not chooser.leaves_plain(sizes), why
+    assert any(chooser.level(size) for size in sizes), why
+
+
+def test_frames_left_plain_count_towards_the_next_probe() -> None:
+    """Among so many frames one is compressed, so that the choice can change."""
+    chooser = CompressionChooser(None)
+    for _ in range(100):
+        chooser.observe_sending(MIB, 1e-4)
+    plain = 0
+    while chooser.leaves_plain([MIB] * 8):
+        plain += 8
+    assert plain == 56
+    assert [chooser.level(MIB) for _ in range(8)] == [None] * 7 + [1]
+
+
+@pytest.mark.parametrize("fixed", [0, 7])
+def test_a_fixed_choice_decides_for_all_frames(fixed: int) -> None:
+    """Off leaves all plain, a level none, of any size."""
+    assert CompressionChooser(fixed).leaves_plain([10, MIB]) is (fixed == 0)
+
+
 def settle(network: float, speed: float, ratio: float) -> int:
     """Return the level, 0 for none, that a network and a processor lead to."""
     chooser = CompressionChooser(None)

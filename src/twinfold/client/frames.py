@@ -89,7 +89,7 @@ class FrameWriter:
         chooser learns how long that takes. Its size is known where nothing is compressed.
         """
         groups = _grouped(pieces)
-        if any(self._chooser.level(group.size_bytes) is not None for group in groups):
+        if not self._chooser.leaves_plain([group.size_bytes for group in groups]):
             return Body(self._chosen(header, groups, is_streamed=is_streamed), None)
         starts = [_plain_start(group) for group in groups]
         size_bytes = sum(group.size_bytes for group in groups) + sum(map(len, starts))

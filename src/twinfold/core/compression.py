@@ -7,6 +7,7 @@ the network waits for the processor.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 SMALL_BODY_BYTES = 64 * 1024
@@ -72,10 +73,30 @@ class CompressionChooser:
         if size_bytes < SMALL_BODY_BYTES:
             return SMALL_BODY_LEVEL
         self._frames += 1
-        best = min(LEVELS, key=self._cost)
-        if self._cost(best) * _MARGIN < self._sending_s / self._sent_bytes:
-            return best.level
+        best = self._best()
+        if best is not None:
+            return best
         return PROBE_LEVEL if self._frames % _PROBE_EVERY == 0 else None
+
+    def leaves_plain(self, sizes_bytes: Sequence[int]) -> bool:
+        """Tell whether by now `level` would return None for each of these frames in turn.
+
+        They count as asked for then.
+        """
+        if self._fixed is not None:
+            return not self._fixed
+        count = len(sizes_bytes)
+        is_probe_due = self._frames % _PROBE_EVERY + count >= _PROBE_EVERY
+        has_small = any(size_bytes < SMALL_BODY_BYTES for size_bytes in sizes_bytes)
+        if is_probe_due or has_small or self._best() is not None:
+            return False
+        self._frames += count
+        return True
+
+    def _best(self) -> int | None:
+        best = min(LEVELS, key=self._cost)
+        is_worth_it = self._cost(best) * _MARGIN < self._sending_s / self._sent_bytes
+        return best.level if is_worth_it else None
 
     def _cost(self, level: Level) -> float:
         """Return the seconds that a byte of content takes at this level, about."""
