@@ -345,6 +345,14 @@ def test_a_repeated_batch_has_one_effect(pair: Pair) -> None:
     assert (pair.dest / "a").read_bytes() == DATA
 
 
+def test_a_request_without_a_body_is_answered_each_time(pair: Pair) -> None:
+    """One that brings nothing keeps the server from nothing, however often it comes."""
+    target = Target(pair)
+    answers = [target.wire.post(2, b"") for _ in range(3)]
+    assert {answer.status for answer in answers} == {409}
+    assert target.wire.commit(2, [put(b"a", DATA)], [DATA]).revision is not None
+
+
 def test_batches_are_committed_in_order(pair: Pair) -> None:
     """A batch is not committed before the one in front of it."""
     target = Target(pair)

@@ -146,7 +146,7 @@ class _Body:
             async with asyncio.timeout(self._patience_s):
                 # Block by block, as they came: joining them would copy them all.
                 data, is_end_of_part = await self._content.readchunk()
-                while is_end_of_part and not data:
+                while is_end_of_part and not data and not self._content.at_eof():
                     data, is_end_of_part = await self._content.readchunk()
         except TimeoutError as error:
             raise _too_slow() from error
