@@ -400,6 +400,18 @@ SERVER_FAULTS = (
         ("tests/hostile/test_clients.py::test_a_body_in_a_content_encoding",),
     ),
     Fault(
+        "an empty body is waited for without end",
+        "14",
+        (
+            Edit(
+                "server/body.py",
+                "is_end_of_part and not data and not self._content.at_eof():",
+                "is_end_of_part and not data:",
+            ),
+        ),
+        ("tests/e2e/test_wire.py::test_a_request_without_a_body_is_answered_each_time",),
+    ),
+    Fault(
         "a frame of any size",
         "14",
         (

@@ -145,15 +145,13 @@ class FrameWriter:
             duration_s = self._sending.end(time.monotonic())
         self._chooser.observe_sending(len(frame), duration_s)
 
-    def _pack(self, group: _Group, parts: _Parts, level: int | None) -> bytes:
-        size_bytes = group.size_bytes
-        if size_bytes > 4 * SAMPLE_BYTES and _is_dense(parts):
-            level = None
+    def _pack(self, group: _Group, parts: _Parts, level: int) -> bytes:
+        if group.size_bytes > 4 * SAMPLE_BYTES and _is_dense(parts):
+            return b"".join([_plain_start(group), *parts])
         began_s = time.monotonic()
         frame = protocol.pack_frame(FrameKind.CHUNKS, protocol.encode(group.chunks), parts, level)
-        if level is not None:
-            duration_s = time.monotonic() - began_s
-            self._chooser.observe_packing(level, size_bytes, len(frame), duration_s)
+        duration_s = time.monotonic() - began_s
+        self._chooser.observe_packing(level, group.size_bytes, len(frame), duration_s)
         return frame
 
 
