@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -37,17 +38,25 @@ def state_with_huge_file(folder: Path) -> State:
     return state
 
 
+def upload_of_huge_file(
+    state: State, send: Callable[[Batch], None], may_be_same: bool
+) -> tuple[UploadInParts, BatchBuilder]:
+    """Return an upload that is written as a difference to that file, and what fills its batches."""
+    builder = BatchBuilder(state, Pending(state), send)
+    base = Base(1, b"c" * 32)
+    upload = UploadInParts(state, builder, b"u" * 16, b"big", base, 0, may_be_same=may_be_same)
+    return upload, builder
+
+
 @pytest.mark.parametrize("may_be_same", [True, False])
 @pytest.mark.parametrize("edited", [0, CHUNKS // 2, CHUNKS - 1])
 def test_an_edit_of_a_huge_file_is_spread_over_batches(
     tmp_path: Path, edited: int, may_be_same: bool
 ) -> None:
     """One changed chunk among 70,000: no batch names more than the server takes, none is lost."""
-    state = state_with_huge_file(tmp_path)
     batches: list[Batch] = []
-    builder = BatchBuilder(state, Pending(state), batches.append)
-    base = Base(1, b"c" * 32)
-    upload = UploadInParts(state, builder, b"u" * 16, b"big", base, 0, may_be_same=may_be_same)
+    state = state_with_huge_file(tmp_path)
+    upload, builder = upload_of_huge_file(state, batches.append, may_be_same)
     for start in range(0, CHUNKS, STRETCH):
         texts = [
             b"new" if number == edited else b"%d" % number
@@ -68,11 +77,9 @@ def test_what_surely_is_another_content_is_sent_as_it_is_read(
     tmp_path: Path, may_be_same: bool
 ) -> None:
     """The server works on what an edited file keeps while the rest is read; not on a mere touch."""
-    state = state_with_huge_file(tmp_path)
     batches: list[Batch] = []
-    builder = BatchBuilder(state, Pending(state), batches.append)
-    base = Base(1, b"c" * 32)
-    upload = UploadInParts(state, builder, b"u" * 16, b"big", base, 0, may_be_same=may_be_same)
+    state = state_with_huge_file(tmp_path)
+    upload, _ = upload_of_huge_file(state, batches.append, may_be_same)
     for start in range(0, CHUNKS, STRETCH):
         texts = [b"%d" % number for number in range(start, min(start + STRETCH, CHUNKS))]
         upload.extend(Portion([(chunk_of(text), memoryview(text)) for text in texts], {}))
