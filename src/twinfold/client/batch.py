@@ -43,6 +43,11 @@ class Stretch(NamedTuple):
 Piece = bytes | memoryview | Stretch
 
 
+def size_of(piece: Piece) -> int:
+    """Return how many bytes a piece stands for."""
+    return piece.size if isinstance(piece, Stretch) else len(piece)
+
+
 class Batch:
     """Changes that are committed together, and what it takes to send and to acknowledge them.
 

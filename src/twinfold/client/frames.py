@@ -10,7 +10,7 @@ from typing import NamedTuple
 import msgspec
 
 from twinfold import protocol
-from twinfold.client.batch import Piece, Stretch
+from twinfold.client.batch import Piece, Stretch, size_of
 from twinfold.core.compression import (
     SAMPLE_BYTES,
     CompressionChooser,
@@ -161,7 +161,7 @@ def _grouped(pieces: Iterable[tuple[bytes, Piece]]) -> list[_Group]:
     group: list[Piece] = []
     size_bytes = 0
     for chunk_id, piece in pieces:
-        piece_bytes = piece.size if isinstance(piece, Stretch) else len(piece)
+        piece_bytes = size_of(piece)
         chunks.append(Chunk(chunk_id, piece_bytes))
         group.append(piece)
         size_bytes += piece_bytes

@@ -6,7 +6,7 @@ import asyncio
 import functools
 from collections.abc import AsyncIterator, Callable, Iterable
 
-from twinfold.client.batch import Batch, Pending, Piece, Stretch
+from twinfold.client.batch import Batch, Pending, Piece, Stretch, size_of
 from twinfold.client.connection import LostPlaceError, UnknownBatchError
 from twinfold.client.effects import Effect, Insert, Relocate, Remove
 from twinfold.client.frames import FrameWriter
@@ -258,14 +258,14 @@ class _Delivery:
             if piece is None:
                 raise LostPlaceError("the server lacks kept content", avoid_bases=True)
             group.append((chunk_id, piece))
-            size_bytes += _size(piece)
+            size_bytes += size_of(piece)
             if size_bytes >= _POST_BYTES:
                 answer = await self._post(b"", group)
                 group, size_bytes = [], 0
         return await self._post(b"", group) if group else answer
 
     async def _post(self, header: bytes, pieces: list[tuple[bytes, Piece]]) -> BatchAnswer:
-        size_bytes = sum(_size(piece) for _, piece in pieces)
+        size_bytes = sum(size_of(piece) for _, piece in pieces)
         unsettled: list[Exception] = []
         is_whole = size_bytes + len(header) <= _WHOLE_BODY_BYTES
         body = self._frames.body(header, pieces, is_streamed=not is_whole)
@@ -297,7 +297,3 @@ async def _noting(frames: AsyncIterator[bytes], unsettled: list[Exception]) -> A
     except (UnsettledError, SourceVanishedError) as error:
         unsettled.append(error)
         raise
-
-
-def _size(piece: Piece) -> int:
-    return piece.size if isinstance(piece, Stretch) else len(piece)
