@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from twinfold.core.compression import (
     LEVELS,
@@ -109,6 +111,27 @@ def test_a_network_that_becomes_slow_is_noticed() -> None:
     for _ in range(100):
         chooser.observe_sending(MIB, 0.0005)
     assert chooser.level(MIB) is None
+
+
+@given(
+    buffered_bytes=st.integers(0, 4 * MIB),
+    network=st.floats(0.1e6, 20e6),
+    frames=st.integers(1, 100),
+)
+def test_buffers_that_fill_first_make_no_network_look_fast(
+    buffered_bytes: int, network: float, frames: int
+) -> None:
+    """What they take at once has not been sent yet, and is as much as several frames."""
+    chooser = CompressionChooser(None)
+    usual = {level.level: level for level in LEVELS}
+    for _ in range(frames):
+        level = chooser.level(MIB)
+        assert level is not None
+        sent_bytes = int(usual[level].ratio * MIB)
+        chooser.observe_packing(level, MIB, sent_bytes, MIB / usual[level].bytes_per_s)
+        at_once = min(sent_bytes, buffered_bytes)
+        buffered_bytes -= at_once
+        chooser.observe_sending(sent_bytes, (sent_bytes - at_once) / network)
 
 
 def test_the_time_of_streams_at_once_is_counted_once() -> None:

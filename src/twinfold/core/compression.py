@@ -47,6 +47,10 @@ _MEMORY_BYTES = 4 * 1024 * 1024
 _INCOMPRESSIBLE = 0.95
 _FIRST_GUESS_BYTES = 256 * 1024
 _FIRST_GUESS_BYTES_PER_S = 20e6
+
+_BUFFERED_BYTES = 4 * 1024 * 1024
+"""So much of what is sent first may only have gone into buffers: it proves no network fast."""
+
 _BY_LEVEL = {level.level: level for level in LEVELS}
 
 
@@ -62,6 +66,7 @@ class CompressionChooser:
         # To take a fast network for a slow one costs some milliseconds, the opposite seconds.
         self._sent_bytes = float(_FIRST_GUESS_BYTES)
         self._sending_s = self._sent_bytes / _FIRST_GUESS_BYTES_PER_S
+        self._unproven_bytes = _BUFFERED_BYTES
         self._speed = 1.0
         self._ratio = 1.5
         self._frames = 0
@@ -117,6 +122,9 @@ class CompressionChooser:
 
     def observe_sending(self, sent_bytes: int, duration_s: float) -> None:
         """Learn from how long the network took these bytes, all streams taken together."""
+        if self._unproven_bytes > 0:
+            self._unproven_bytes -= sent_bytes
+            duration_s = max(duration_s, sent_bytes / _FIRST_GUESS_BYTES_PER_S)
         kept = 0.5 ** (sent_bytes / _MEMORY_BYTES)
         self._sent_bytes = self._sent_bytes * kept + sent_bytes
         self._sending_s = self._sending_s * kept + max(duration_s, 1e-9)
