@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -246,6 +247,15 @@ except TwinfoldError as error:
     assert done.stderr == (
         "standard output cannot be written (no space left on device); send it somewhere else\n"
     )
+
+
+@pytest.mark.process
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX shell")
+def test_standard_error_that_is_closed_is_no_failure() -> None:
+    """Some start their services so."""
+    command = f"exec {shlex.quote(sys.executable)} -m twinfold --version 2>&-"
+    done = subprocess.run(["sh", "-c", command], stdout=subprocess.PIPE, timeout=60, check=False)
+    assert (done.returncode, done.stdout[:9]) == (0, b"twinfold ")
 
 
 def test_client_refuses_a_destination_in_its_source(

@@ -69,13 +69,15 @@ def _unwritable(error: OSError) -> TwinfoldError:
 
 
 def finish_output() -> None:
-    """Write out what is left, as far as that is possible."""
+    """Write out what is left, as far as that is possible; who started us may have closed both."""
     try:
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except OSError:
         discard_output()
     with contextlib.suppress(OSError):
-        sys.stderr.flush()
+        if sys.stderr is not None:
+            sys.stderr.flush()
 
 
 def discard_output() -> None:

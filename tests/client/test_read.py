@@ -86,6 +86,21 @@ def test_a_big_file_is_the_same_with_rows_and_without(
         assert rows == {chunk.id: sub_blocks(data) for chunk, data in cuts}
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="others take no such hints")
+def test_a_big_file_is_read_by_an_interpreter_built_elsewhere(
+    tmp_path: Path, folder: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that was built with an older C library does not know how to read without waiting."""
+    monkeypatch.delattr(os, "RWF_NOWAIT")
+    data = os.urandom(10_000_000)
+    (tmp_path / "f").write_bytes(data)
+    reader = Reader(threading.Event())
+    fd, _ = reader.open(folder, b"f", look(folder, b"f"))
+    portions = list(reader.stretches(fd, lambda: False))
+    os.close(fd)
+    assert b"".join(piece for cuts, _ in portions for _, piece in cuts) == data
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="needs descriptors")
 def test_no_directory_is_entered_through_a_symlink(tmp_path: Path, folder: Directory) -> None:
     """Not even one that was a directory when it was listed: it leads nowhere."""

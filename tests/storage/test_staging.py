@@ -60,6 +60,51 @@ def test_little_is_left_for_the_sync(
     (tmp_path / "f").unlink()
 
 
+def open_files(folder: Path) -> list[str]:
+    """Return the names in a folder that this process has open, those of deleted files included."""
+    links = [os.readlink(link) for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+    return sorted(link[len(f"{folder}/") :] for link in links if link.startswith(f"{folder}/"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+@pytest.mark.parametrize("others", [0, 1])
+def test_what_could_not_be_written_early_is_told_by_the_sync(tmp_path: Path, others: int) -> None:
+    """A closed file may be forgotten, with its error: it stays open until it is synced."""
+    folder = os.open(tmp_path, os.O_RDONLY)
+    staging = Staging(folder)
+    for name, size_bytes in ((b"big", 8 * MIB), (b"dropped", 9 * MIB), (b"small", 7 * MIB)):
+        file = staging.open_file(name, 0)
+        file.write([(0, bytes([1]) * size_bytes)])
+        file.close()
+    assert open_files(tmp_path) == ["big", "dropped"]
+    again = staging.open_file(b"big", 8 * MIB)
+    again.write([(8 * MIB, bytes([2]) * 8 * MIB)])
+    again.close()
+    assert open_files(tmp_path) == ["big", "dropped"]
+    staging.flush([b"big", b"small"], [], others)
+    assert open_files(tmp_path) == ["dropped"]
+    staging.discard([b"dropped"])
+    assert open_files(tmp_path) == []
+    os.close(folder)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_only_so_many_files_stay_open(tmp_path: Path) -> None:
+    """Parts of uploads may come of which none is ever committed."""
+    folder = os.open(tmp_path, os.O_RDONLY)
+    staging = Staging(folder)
+    names = [b"%d" % number for number in range(70)]
+    for name in names:
+        file = staging.open_file(name, 0)
+        file.write([(0, bytes([1]) * 8 * MIB)])
+        file.close()
+        os.truncate(tmp_path / name.decode(), 0)
+    assert 0 < len(open_files(tmp_path)) <= 64
+    staging.discard(names)
+    assert open_files(tmp_path) == []
+    os.close(folder)
+
+
 def test_that_it_cannot_be_started_is_no_error() -> None:
     """It is a hint: not every file can be written to a disk."""
     reader, writer = os.pipe()

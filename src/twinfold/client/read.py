@@ -294,8 +294,12 @@ def _fetch(fd: int, offset: int) -> None:
 if sys.platform == "linux":
 
     def _is_in_memory(fd: int, offset: int) -> bool:
+        # Not known to an interpreter that was built with an older C library.
+        without_waiting: int | None = getattr(os, "RWF_NOWAIT", None)
+        if without_waiting is None:
+            return False
         try:
-            return os.preadv(fd, (bytearray(1),), offset, os.RWF_NOWAIT) == 1
+            return os.preadv(fd, (bytearray(1),), offset, without_waiting) == 1
         except OSError:
             return False
 

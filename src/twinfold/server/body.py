@@ -15,6 +15,9 @@ from twinfold.errors import LimitError, ProtocolError
 from twinfold.protocol import Batch, Codec, FrameHead, FrameKind
 from twinfold.server.receive import ChunkFrame, RecipeFrame
 
+_MOST_BLOCKS = 256
+"""So many are kept to be joined at once: one of a single byte takes two hundred."""
+
 
 async def read_message(request: web.Request) -> bytes:
     """Return the body of a short message.
@@ -109,6 +112,7 @@ class _Body:
         """Return exactly so many bytes: a view of what came, if they came together."""
         if len(self._block) >= size_bytes:
             return self._take(size_bytes)
+        joined = bytearray()
         parts = [self._block]
         left = size_bytes - len(self._block)
         while left:
@@ -117,7 +121,10 @@ class _Body:
                 raise ProtocolError("the request was cut")
             parts.append(self._take(min(left, len(self._block))))
             left -= len(parts[-1])
-        return b"".join(parts)
+            if len(parts) == _MOST_BLOCKS:
+                joined += b"".join(parts)
+                parts.clear()
+        return b"".join([joined, *parts])
 
     async def read_each(self, sizes_bytes: list[int]) -> list[bytes | memoryview]:
         """Return what `read` would for each of these sizes, waiting only for what is not there."""

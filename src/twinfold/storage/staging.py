@@ -9,7 +9,7 @@ assert sys.platform != "win32"
 import errno
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from twinfold.core.chunking import chunk_id
 from twinfold.model import Chunk
@@ -31,13 +31,51 @@ _MOST_PARTS = 1024
 """What one call writes at most, by POSIX (IOV_MAX)."""
 _MUCH_BYTES = 8 * 1024 * 1024
 """So much is written to the disk while more comes; what is left then is soon synced."""
+_MOST_WATCHED = 64
+
+
+class _Watched:
+    """Files that the system began to write early, kept open until they are synced.
+
+    Once a file that it could not write is closed, the system may forget it, and with it that
+    something went wrong: a later sync of the file would succeed.
+    """
+
+    def __init__(self) -> None:
+        self._fds: dict[bytes, int] = {}
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no more files should be begun."""
+        return len(self._fds) >= _MOST_WATCHED
+
+    def keep(self, name: bytes, fd: int) -> None:
+        """Take over an open file."""
+        before = self._fds.pop(name, None)
+        self._fds[name] = fd
+        if before is not None:
+            os.close(before)
+
+    @contextmanager
+    def until_done(self, names: Iterable[bytes]) -> Iterator[None]:
+        """Let go of files at the end of the block, which syncs or discards them."""
+        fds = [fd for name in names if (fd := self._fds.pop(name, None)) is not None]
+        try:
+            yield
+        finally:
+            for fd in fds:
+                with suppress(OSError):
+                    os.close(fd)
 
 
 class FileBeingFilled:
     """A staged file whose verified chunks come in any order; runs of zeros become holes."""
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, name: bytes, fd: int, watched: _Watched) -> None:
+        self._name = name
         self._fd = fd
+        self._watched = watched
+        self._is_begun = False
         self._staged_bytes = os.fstat(fd).st_size
         self._late_bytes = 0
         self._late = range(0)
@@ -101,7 +139,8 @@ class FileBeingFilled:
         else:
             self._late = range(start, end)
         self._late_bytes += end - start
-        if self._late_bytes >= _MUCH_BYTES:
+        if self._late_bytes >= _MUCH_BYTES and not self._watched.is_full:
+            self._is_begun = True
             start_writing(self._fd, self._late.start, len(self._late))
             self._late_bytes = 0
 
@@ -117,7 +156,10 @@ class FileBeingFilled:
 
     def close(self) -> None:
         """Let go of the file."""
-        os.close(self._fd)
+        if self._is_begun:
+            self._watched.keep(self._name, self._fd)
+        else:
+            os.close(self._fd)
 
 
 def _from(offset: int, parts: Sequence[bytes | memoryview]) -> list[bytes | memoryview]:
@@ -134,6 +176,7 @@ class Staging:
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
+        self._watched = _Watched()
 
     def create_files(
         self, files: Sequence[NewFile], directory: bytes = b""
@@ -171,7 +214,7 @@ class Staging:
         if os.fstat(fd).st_size < size_bytes:
             os.close(fd)
             raise FileNotFoundError(errno.ENOENT, "a staged file has been cut", name)
-        return FileBeingFilled(fd)
+        return FileBeingFilled(name, fd, self._watched)
 
     def finish_file(self, name: bytes, size_bytes: int, mode: int, mtime_ns: int) -> int:
         """Give a filled file its attributes; return its inode.
@@ -201,13 +244,15 @@ class Staging:
 
     def discard(self, names: Iterable[bytes]) -> None:
         """Drop staged objects that no commit has taken over."""
-        for name in names:
-            try:
-                os.unlink(name, dir_fd=self._fd)
-            except FileNotFoundError:
-                continue
-            except (IsADirectoryError, PermissionError):
-                purge(self._fd, name)
+        names = list(names)
+        with self._watched.until_done(names):
+            for name in names:
+                try:
+                    os.unlink(name, dir_fd=self._fd)
+                except FileNotFoundError:
+                    continue
+                except (IsADirectoryError, PermissionError):
+                    purge(self._fd, name)
 
     def names(self) -> list[bytes]:
         """Return the names of all staged objects."""
@@ -219,6 +264,10 @@ class Staging:
         Returns:
             True if with them all that was done before is durable, renames included.
         """
+        with self._watched.until_done(files):
+            return self._flush(files, filled, others)
+
+    def _flush(self, files: Sequence[bytes], filled: Sequence[bytes], others: int) -> bool:
         if (len(files) > _FEW_FILES or filled or others) and sync_file_system(self._fd):
             return True
         try:
