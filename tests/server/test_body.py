@@ -8,6 +8,7 @@ import os
 import tracemalloc
 from collections.abc import Sequence
 
+import pytest
 from aiohttp import StreamReader
 from aiohttp.base_protocol import BaseProtocol
 from hypothesis import given, settings
@@ -72,3 +73,20 @@ def test_single_bytes_take_no_more_memory() -> None:
     assert found == [Batch(changes)]
     allowed_bytes = 100 * len(body)
     assert most_bytes < allowed_bytes
+
+
+def test_single_bytes_that_are_there_are_taken_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing else runs while the server takes what has come: so it takes few steps."""
+    steps = 0
+    take = StreamReader.readchunk
+
+    async def counted(content: StreamReader) -> tuple[bytes, bool]:
+        nonlocal steps
+        steps += 1
+        return await take(content)
+
+    monkeypatch.setattr(StreamReader, "readchunk", counted)
+    body = BODY[: len(batch_frame(CHANGES))]
+    parts = [body[at : at + 1] for at in range(len(body))]
+    assert asyncio.run(read(parts)) == [Batch(CHANGES)]
+    assert steps < len(body) // 10

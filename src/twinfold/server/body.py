@@ -15,6 +15,10 @@ from twinfold.errors import LimitError, ProtocolError
 from twinfold.protocol import Batch, Codec, FrameHead, FrameKind
 from twinfold.server.receive import ChunkFrame, RecipeFrame
 
+_SMALL_BYTES = 4096
+"""A part of a body that is smaller is joined with all else that is there: to take each by itself
+would keep all other requests waiting."""
+
 _MOST_BLOCKS = 256
 """So many are kept to be joined at once: one of a single byte takes two hundred."""
 
@@ -155,6 +159,8 @@ class _Body:
                 data, is_end_of_part = await self._content.readchunk()
                 while is_end_of_part and not data and not self._content.at_eof():
                     data, is_end_of_part = await self._content.readchunk()
+                if is_end_of_part and len(data) < _SMALL_BYTES:
+                    data += self._content.read_nowait()
         except TimeoutError as error:
             raise _too_slow() from error
         self._patience_s -= time.monotonic() - began_s
