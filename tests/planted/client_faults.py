@@ -95,11 +95,11 @@ CLIENT_FAULTS = (
                 "        except OSError as error:\n"
                 "            self.note_unentered(path, error)\n"
                 "            return None\n"
-                "        listing, known = ",
+                "        listed, known = ",
                 "        except OSError as error:\n"
                 "            self.note_unentered(path, error)\n"
                 "            entries, facts = [], directory.facts()\n"
-                "        listing, known = ",
+                "        listed, known = ",
             ),
         ),
         (f"{SCAN}::test_an_unreadable_directory_deletes_nothing",),
@@ -184,9 +184,8 @@ CLIENT_FAULTS = (
         (
             Edit(
                 "core/planning.py",
-                "        if before is not None and before.facts == facts and kind != DIRECTORY:",
-                "        if before is not None and before.facts[:4] == facts[:4]"
-                " and kind != DIRECTORY:",
+                "    elif before.facts != facts:",
+                "    elif before.facts[:4] != facts[:4]:",
             ),
         ),
         (f"{SCAN}::test_a_change_that_keeps_size_and_mtime_is_seen",),
@@ -406,7 +405,7 @@ CLIENT_FAULTS = (
     Fault(
         "what is on its way to a directory is found anew when it is looked at again",
         "5",
-        (Edit("client/scan.py", "        for name in arriving:\n", "        for name in ():\n"),),
+        (Edit("client/scan.py", "        if arriving:\n", "        if False:\n"),),
         (f"{DIRTY}::test_a_directory_that_is_looked_at_twice_brings_what_is_in_it_once",),
     ),
     Fault(

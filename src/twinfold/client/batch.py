@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 from twinfold.client.effects import Effect, Insert, Relocate, Remove, Update
@@ -13,7 +15,7 @@ from twinfold.client.state import ROOT_NODE, State
 from twinfold.client.subblocks import Draft, NewRows
 from twinfold.core.planning import DIRECTORY
 from twinfold.core.recipes import NewChunk, write_recipes
-from twinfold.model import CHUNK_ID_SIZE_BYTES, Change, Chunk, Recipe
+from twinfold.model import CHUNK_ID_SIZE_BYTES, Change, Chunk, PutFile, Recipe
 
 MAX_CHANGES = 1_000
 MAX_CONTENT_BYTES = 8 * 1024 * 1024
@@ -110,6 +112,10 @@ class Pending:
         self._removed: dict[int, int] = {}
         self._arriving: dict[int, dict[int, set[bytes]]] = defaultdict(lambda: defaultdict(set))
         self._bringing: dict[int, Mapping[bytes, Piece]] = {}
+
+    def note_files(self, serial: int, parent: int, names: Iterable[bytes]) -> None:
+        """Remember new files in a directory that wait for their acknowledgement."""
+        self._arriving[serial][parent].update(names)
 
     def note(self, serial: int, effect: Effect) -> None:
         """Remember an effect that waits for its acknowledgement."""
@@ -256,6 +262,42 @@ class BatchBuilder:
         if self._batch.is_full_for(size_bytes):
             self.flush()
 
+    def room_for(self, sizes_bytes: Iterable[int], path_bytes: int) -> int:
+        """Return of how many new files of up to these sizes the batch has room for all content.
+
+        Args:
+            sizes_bytes: of the files, in order.
+            path_bytes: what the path of each takes at most.
+        """
+        batch = self._batch
+        if batch.is_full_for(0):
+            return 0
+        left_bytes = MAX_CONTENT_BYTES - batch.held_bytes
+        fitting = bisect_right(list(accumulate(sizes_bytes)), left_bytes)
+        header_bytes = path_bytes + _CHANGE_HEADER_BYTES + _CHUNK_HEADER_BYTES
+        left_header_bytes = MAX_HEADER_BYTES - batch.header_bytes
+        return min(fitting, MAX_CHANGES - len(batch.changes), left_header_bytes // header_bytes)
+
+    @property
+    def next_index(self) -> int:
+        """The index that the next change gets in its batch."""
+        return len(self._batch.changes)
+
+    def add_files(
+        self,
+        changes: Sequence[PutFile],
+        effects: Iterable[tuple[int, Effect]],
+        parent: int,
+        names: Iterable[bytes],
+    ) -> None:
+        """Append what puts new files into a directory; each effect with the index of its change."""
+        batch = self._batch
+        batch.changes += changes
+        batch.header_bytes += sum([len(change.path) for change in changes])
+        batch.header_bytes += _CHANGE_HEADER_BYTES * len(changes)
+        batch.effects += effects
+        self._pending.note_files(batch.serial, parent, names)
+
     def add(self, change: Change | None, *effects: Effect, header_bytes: int = 0) -> None:
         """Append a change and its effects; without a change only the state advances.
 
@@ -289,24 +331,35 @@ class BatchBuilder:
             is_part: whether the file comes in parts.
             rows: those of the chunks' sub-blocks that were found already.
         """
-        batch = self._batch
-        pieces, met = batch.pieces, self._met
-        start = offset
+        fine = not is_part
         for chunk, data in cuts:
-            chunk_id, size_bytes = chunk.id, len(data)
-            if chunk_id in pieces:
-                pass
-            elif (met is None or met.meet(chunk_id)) and self._server_may_have(chunk_id):
-                pieces[chunk_id] = Stretch(path, offset, size_bytes)
-            else:
-                pieces[chunk_id] = data
-                batch.held_bytes += size_bytes
-                found = rows.get(chunk_id, b"")
-                batch.sub_blocks.add(chunk_id, size_bytes, fine=not is_part, rows=found)
-            offset += size_bytes
-        batch.content_bytes += offset - start
-        batch.chunks += len(cuts)
-        batch.header_bytes += _CHUNK_HEADER_BYTES * len(cuts)
+            self.add_chunk(chunk.id, data, path, offset, fine=fine, rows=rows.get(chunk.id, b""))
+            offset += len(data)
+
+    def add_chunk(
+        self,
+        chunk_id: bytes,
+        data: bytes | memoryview,
+        path: bytes,
+        offset: int = 0,
+        *,
+        fine: bool = True,
+        rows: bytes = b"",
+    ) -> None:
+        """Keep one chunk as `add_content` does."""
+        batch = self._batch
+        pieces, met, size_bytes = batch.pieces, self._met, len(data)
+        if chunk_id in pieces:
+            pass
+        elif (met is None or met.meet(chunk_id)) and self._server_may_have(chunk_id):
+            pieces[chunk_id] = Stretch(path, offset, size_bytes)
+        else:
+            pieces[chunk_id] = data
+            batch.held_bytes += size_bytes
+            batch.sub_blocks.add(chunk_id, size_bytes, fine=fine, rows=rows)
+        batch.content_bytes += size_bytes
+        batch.chunks += 1
+        batch.header_bytes += _CHUNK_HEADER_BYTES
 
     @property
     def new_rows(self) -> Mapping[bytes, bytes]:

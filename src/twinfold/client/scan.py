@@ -8,6 +8,7 @@ still the folder that it was.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 
 from twinfold.client.effects import Effect, Insert, Node, Relocate, Remove, Update
 from twinfold.client.guard import Absences, Taken
@@ -35,8 +36,9 @@ from twinfold.core.planning import (
     ListedEntry,
     compare_directory,
     differs_in_attributes,
+    names_not_kept,
 )
-from twinfold.core.times import TIME_NOT_KEPT, names_not_kept
+from twinfold.core.times import TIME_NOT_KEPT
 from twinfold.errors import SourceError, SourceVanishedError
 from twinfold.model import (
     RESERVED_ROOT_NAME,
@@ -154,22 +156,22 @@ class Scan:
         found = self._list(directory, path, child, names, deletions)
         if found is None:
             return []
-        listing, known, facts = found
-        if not path and RESERVED_ROOT_NAME in listing:
+        entries, known, facts = found
+        if not path and any(entry[0] == RESERVED_ROOT_NAME for entry in entries):
             raise SourceError(
                 "the source has an entry .twinfold, which is the server's own name; "
                 "rename it, or take another folder as the source"
             )
         if deletions:
             self._plan_directory(path, child, facts)
-        for name in arriving:
+        if arriving:
             # This scan was here before, and found it: the state does not say so yet.
-            listing.pop(name, None)
-            known.pop(name, None)
+            entries = [entry for entry in entries if entry[0] not in arriving]
+            known = {name: before for name, before in known.items() if name not in arriving}
         children: list[Child] = []
-        if listing or known:
-            kept = tools.ignore.without_ignored(path, listing)
-            for name in names_not_kept((name, facts[3]) for name, facts in kept.items()):
+        if entries or known:
+            kept = tools.ignore.without_ignored(path, entries)
+            for name in names_not_kept(kept):
                 self.note_problem(join(path, name), TIME_NOT_KEPT)
             children = self._plan_entries(directory, path, child.node, kept, known, deletions)
         tools.problems.clear_doubted()
@@ -182,7 +184,7 @@ class Scan:
         child: Child,
         names: Iterable[bytes] | None,
         deletions: bool,
-    ) -> tuple[dict[bytes, Facts], dict[bytes, Known], Facts] | None:
+    ) -> tuple[list[ListedEntry], dict[bytes, Known], Facts] | None:
         """Return (entries, what is known, the directory's facts), None if it cannot be told."""
         problems = self.tools.problems
         try:
@@ -196,16 +198,16 @@ class Scan:
                     for name in names:
                         if name not in listing:
                             problems.clear_below(join(path, name))
-                    return listing, known, facts
+                    return [(name, *found) for name, found in listing.items()], known, facts
             entries, facts = list_settled(directory)
         except OSError as error:
             self.note_unentered(path, error)
             return None
-        listing, known = self._to_compare(child, entries)
+        listed, known = self._to_compare(child, entries)
         if (
             child.known
             and not self.tools.allowance.trusts_mounts
-            and self._mounts.seem_changed(child.known, facts, listing, known)
+            and self._mounts.seem_changed(child.known, facts, by_name(listed), known)
         ):
             self.note_problem(path, UNMOUNTED)
             problems.note_unseen(path)
@@ -215,20 +217,20 @@ class Scan:
             problems.clear(path)
         problems.clear_absent(path, (entry[0] for entry in entries))
         problems.note_seen(path)
-        return listing, known, facts
+        return listed, known, facts
 
     def _to_compare(
         self, child: Child, entries: list[ListedEntry]
-    ) -> tuple[dict[bytes, Facts], dict[bytes, Known]]:
+    ) -> tuple[list[ListedEntry], dict[bytes, Known]]:
         """Return what is listed and known in a directory: only its directories if all is equal."""
         tools = self.tools
         if child.known is None:
-            return by_name(entries), {}
+            return entries, {}
         if tools.ignore.keeps_all and not tools.moves.moved:
             known = tools.state.directories_if_only(child.node, entries)
             if known is not None:
-                return by_name(entry for entry in entries if entry[1] == DIRECTORY), known
-        return by_name(entries), tools.state.children(child.node)
+                return [entry for entry in entries if entry[1] == DIRECTORY], known
+        return entries, tools.state.children(child.node)
 
     def _check_stop(self) -> None:
         if self.tools.stop.is_set():
@@ -299,17 +301,17 @@ class Scan:
         directory: Directory,
         path: bytes,
         node: int,
-        listing: dict[bytes, Facts],
+        entries: list[ListedEntry],
         known: dict[bytes, Known],
         deletions: bool,
     ) -> list[Child]:
-        differences = compare_directory(listing, self._without_left(path, known))
+        differences = compare_directory(entries, self._without_left(path, known))
         children: list[Child] = []
         for name in differences.others:
             self.tools.problems.clear_below(join(path, name))
             self.note_problem(join(path, name), "is a FIFO, socket or device")
-        for name, facts in self._read_ahead(directory, differences.fresh):
-            self._plan_fresh(directory, path, node, name, facts, children)
+        for window in self._windows(directory, differences.fresh):
+            self._plan_fresh_window(directory, path, node, window, children)
         for name, facts, before in differences.replaced:
             self.tools.problems.clear_below(join(path, name))
             if before.kind == DIRECTORY and self.tools.state.count_below(before.node) > 1:
@@ -317,8 +319,9 @@ class Scan:
                 continue
             gone = () if self._has_left(before.node, path, name) else (Remove(before.node),)
             self._plan_fresh(directory, path, node, name, facts, children, gone)
-        changed = self._read_ahead(directory, [entry[:2] for entry in differences.changed])
-        for (name, facts), (_, _, before) in zip(changed, differences.changed, strict=True):
+        listed = [(name, *facts) for name, facts, _ in differences.changed]
+        changed = chain.from_iterable(self._windows(directory, listed))
+        for _, (name, facts, before) in zip(changed, differences.changed, strict=True):
             if self._has_left(before.node, path, name):
                 self._plan_fresh(directory, path, node, name, facts, children)
             else:
@@ -332,14 +335,33 @@ class Scan:
             self._absences.add_gone(before.node for before in differences.vanished)
         return children
 
-    def _read_ahead(
-        self, directory: Directory, files: Sequence[tuple[bytes, Facts]]
-    ) -> Iterator[tuple[bytes, Facts]]:
-        """Yield the files again; those of a window that are small are read together before."""
+    def _windows(
+        self, directory: Directory, files: Sequence[ListedEntry]
+    ) -> Iterator[Sequence[ListedEntry]]:
+        """Yield the files in windows; those of a window that are small are read together before."""
         for window in windows(files):
             if self.tools.files.read_ahead(directory, window):
                 self._prefetcher.wake()
-            yield from window
+            yield window
+
+    def _plan_fresh_window(
+        self,
+        directory: Directory,
+        path: bytes,
+        node: int,
+        window: Sequence[ListedEntry],
+        children: list[Child],
+    ) -> None:
+        """Plan what is new: file by file only where the straight way stops."""
+        done = 0
+        while done < len(window):
+            self._check_stop()
+            if self.tools.problems.refusals.is_empty:
+                done += self.tools.files.plan_straight(path, node, window[done:])
+            if done < len(window):
+                name, *facts = window[done]
+                self._plan_fresh(directory, path, node, name, Facts._make(facts), children)
+                done += 1
 
     def _plan_fresh(
         self,

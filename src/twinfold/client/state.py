@@ -22,7 +22,7 @@ from twinfold.client.effects import Effect, Insert, Node, Relocate, Remove, Save
 from twinfold.core.planning import DIRECTORY, Known, ListedEntry
 from twinfold.core.times import FIRST_TIME_NS, LAST_TIME_NS
 from twinfold.errors import DamagedStateError, StateError
-from twinfold.model import CHUNK_ID_SIZE_BYTES, Kind
+from twinfold.model import CHUNK_ID_SIZE_BYTES, Chunk, Kind
 from twinfold.system.sqlite_errors import tells_of_damage
 from twinfold.system.sqlite_values import Blob
 
@@ -70,6 +70,13 @@ _FILE = int(Kind.FILE)
 def short_id(chunk_id: bytes) -> int:
     """Return the first eight bytes of a chunk id as SQLite's integer."""
     return int.from_bytes(chunk_id[:8], "little", signed=True)
+
+
+def segment_of(state: State, chunks: Sequence[Chunk]) -> SaveSegment | None:
+    """Return what keeps the manifest of a file that comes as a whole; one of a chunk has none."""
+    if len(chunks) < 2:
+        return None
+    return SaveSegment(state.allocate_manifest(), 0, b"".join([chunk.id for chunk in chunks]))
 
 
 def _row_of(node: Node) -> tuple[Any, ...]:
