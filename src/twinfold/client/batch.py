@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import time
-from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import accumulate
 from typing import NamedTuple
 
 from twinfold.client.effects import Effect, Insert, Relocate, Remove, Update
@@ -44,10 +42,13 @@ class Stretch(NamedTuple):
 
 Piece = bytes | memoryview | Stretch
 
+FoundChunk = tuple[bytes, bytes | memoryview, bytes, int]
+"""A chunk's id and bytes, and where they were found: path and offset."""
+
 
 def size_of(piece: Piece) -> int:
     """Return how many bytes a piece stands for."""
-    return piece.size if isinstance(piece, Stretch) else len(piece)
+    return piece.size if type(piece) is Stretch else len(piece)
 
 
 class Batch:
@@ -262,21 +263,19 @@ class BatchBuilder:
         if self._batch.is_full_for(size_bytes):
             self.flush()
 
-    def room_for(self, sizes_bytes: Iterable[int], path_bytes: int) -> int:
-        """Return of how many new files of up to these sizes the batch has room for all content.
+    def room(self, path_bytes: int) -> tuple[int, int]:
+        """Return (files, content in bytes) that the batch surely has room for.
 
         Args:
-            sizes_bytes: of the files, in order.
-            path_bytes: what the path of each takes at most.
+            path_bytes: what the path of each file takes at most.
         """
         batch = self._batch
         if batch.is_full_for(0):
-            return 0
-        left_bytes = MAX_CONTENT_BYTES - batch.held_bytes
-        fitting = bisect_right(list(accumulate(sizes_bytes)), left_bytes)
+            return 0, 0
         header_bytes = path_bytes + _CHANGE_HEADER_BYTES + _CHUNK_HEADER_BYTES
         left_header_bytes = MAX_HEADER_BYTES - batch.header_bytes
-        return min(fitting, MAX_CHANGES - len(batch.changes), left_header_bytes // header_bytes)
+        files = min(MAX_CHANGES - len(batch.changes), left_header_bytes // header_bytes)
+        return files, MAX_CONTENT_BYTES - batch.held_bytes
 
     @property
     def next_index(self) -> int:
@@ -289,12 +288,12 @@ class BatchBuilder:
         effects: Iterable[tuple[int, Effect]],
         parent: int,
         names: Iterable[bytes],
+        header_bytes: int,
     ) -> None:
         """Append what puts new files into a directory; each effect with the index of its change."""
         batch = self._batch
         batch.changes += changes
-        batch.header_bytes += sum([len(change.path) for change in changes])
-        batch.header_bytes += _CHANGE_HEADER_BYTES * len(changes)
+        batch.header_bytes += header_bytes + _CHANGE_HEADER_BYTES * len(changes)
         batch.effects += effects
         self._pending.note_files(batch.serial, parent, names)
 
@@ -331,35 +330,38 @@ class BatchBuilder:
             is_part: whether the file comes in parts.
             rows: those of the chunks' sub-blocks that were found already.
         """
-        fine = not is_part
+        found: list[FoundChunk] = []
         for chunk, data in cuts:
-            self.add_chunk(chunk.id, data, path, offset, fine=fine, rows=rows.get(chunk.id, b""))
+            found.append((chunk.id, data, path, offset))
             offset += len(data)
+        self.add_chunks(found, is_part=is_part, rows=rows)
 
-    def add_chunk(
+    def add_chunks(
         self,
-        chunk_id: bytes,
-        data: bytes | memoryview,
-        path: bytes,
-        offset: int = 0,
+        chunks: Sequence[FoundChunk],
         *,
-        fine: bool = True,
-        rows: bytes = b"",
+        is_part: bool = False,
+        rows: Mapping[bytes, bytes] = _NO_ROWS,
     ) -> None:
-        """Keep one chunk as `add_content` does."""
-        batch = self._batch
-        pieces, met, size_bytes = batch.pieces, self._met, len(data)
-        if chunk_id in pieces:
-            pass
-        elif (met is None or met.meet(chunk_id)) and self._server_may_have(chunk_id):
-            pieces[chunk_id] = Stretch(path, offset, size_bytes)
-        else:
+        """Do what `add_content` does, for chunks of any files."""
+        batch, met = self._batch, self._met
+        pieces, add_rows = batch.pieces, batch.sub_blocks.add
+        held_bytes = content_bytes = 0
+        for chunk_id, data, path, offset in chunks:
+            size_bytes = len(data)
+            content_bytes += size_bytes
+            if chunk_id in pieces:
+                continue
+            if (met is None or met.meet(chunk_id)) and self._server_may_have(chunk_id):
+                pieces[chunk_id] = Stretch(path, offset, size_bytes)
+                continue
             pieces[chunk_id] = data
-            batch.held_bytes += size_bytes
-            batch.sub_blocks.add(chunk_id, size_bytes, fine=fine, rows=rows)
-        batch.content_bytes += size_bytes
-        batch.chunks += 1
-        batch.header_bytes += _CHUNK_HEADER_BYTES
+            held_bytes += size_bytes
+            add_rows(chunk_id, size_bytes, fine=not is_part, rows=rows.get(chunk_id, b""))
+        batch.held_bytes += held_bytes
+        batch.content_bytes += content_bytes
+        batch.chunks += len(chunks)
+        batch.header_bytes += _CHUNK_HEADER_BYTES * len(chunks)
 
     @property
     def new_rows(self) -> Mapping[bytes, bytes]:

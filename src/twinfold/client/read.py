@@ -9,7 +9,9 @@ import stat
 import sys
 import threading
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 from blake3 import blake3
@@ -100,13 +102,11 @@ class Reader:
         Returns:
             Whether the disk had to be waited for.
         """
-        now_ns = time.time_ns()
+        settled_ns = time.time_ns() - CLOCK_GRANULARITY_NS
         files = [
             file
             for file in files
-            if file[1] == FILE
-            and file[3] <= WHOLE_BYTES
-            and not is_racy(file[5], now_ns, CLOCK_GRANULARITY_NS)
+            if file[1] == FILE and file[3] <= WHOLE_BYTES and file[5] <= settled_ns
         ]
         contents, has_waited = directory.read_ahead(files, WHOLE_BYTES)
         self._ahead = {
@@ -115,6 +115,15 @@ class Reader:
             if data is not None
         }
         return has_waited
+
+    def take_all(self, files: Iterable[ListedEntry]) -> Iterator[tuple[ListedEntry, bytes]]:
+        """Yield files with what `take` returns, up to the first that was not read ahead."""
+        pop = self._ahead.pop
+        for file in files:
+            listed, data = pop(file[0], (None, b""))
+            if listed is not file:
+                return
+            yield file, data
 
     def take(self, file: ListedEntry) -> bytes | None:
         """Return what is in a file, if it was read ahead; its facts are settled then."""
@@ -182,14 +191,13 @@ def content_of(data: bytes) -> tuple[bytes, list[Cut]]:
 
 def windows(files: Sequence[ListedEntry]) -> Iterator[Sequence[ListedEntry]]:
     """Yield the files in groups whose content is worth reading ahead together."""
-    start = size_bytes = 0
-    for end, file in enumerate(files):
-        if end - start == _AHEAD_FILES or (end > start and size_bytes + file[3] > WHOLE_BYTES):
-            yield files[start:end]
-            start, size_bytes = end, 0
-        size_bytes += file[3]
-    if start < len(files):
-        yield files[start:]
+    ends_bytes = list(accumulate([file[3] for file in files]))
+    start = start_bytes = 0
+    while start < len(files):
+        fitting = bisect_right(ends_bytes, start_bytes + WHOLE_BYTES, start)
+        end = max(start + 1, min(fitting, start + _AHEAD_FILES))
+        yield files[start:end]
+        start, start_bytes = end, ends_bytes[end - 1]
 
 
 def check_descriptors(error: Exception) -> None:

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import struct
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby
 from operator import itemgetter
 from typing import Any
-
-import msgspec
 
 from twinfold.client.effects import Effect, Insert, Node, Relocate, Remove, SaveSegment, Update
 from twinfold.core.planning import DIRECTORY, Known, ListedEntry
@@ -50,6 +49,7 @@ _LISTED = (
 _DIRECTORIES = f"SELECT {_KNOWN} FROM nodes WHERE parent = ? AND kind = {DIRECTORY}"  # noqa: S608
 INSERT_NODE = f"INSERT INTO nodes ({_COLUMNS}, content, target, manifest) VALUES ({'?,' * 12}?)"  # noqa: S608
 _KIND = itemgetter(1)
+_NEW = frozenset((Insert, SaveSegment))
 _SUBTREE = (
     "WITH RECURSIVE below (id) AS (SELECT ? UNION ALL "
     "SELECT nodes.id FROM nodes JOIN below ON nodes.parent = below.id) "
@@ -69,7 +69,13 @@ _FILE = int(Kind.FILE)
 
 def short_id(chunk_id: bytes) -> int:
     """Return the first eight bytes of a chunk id as SQLite's integer."""
-    return int.from_bytes(chunk_id[:8], "little", signed=True)
+    return short_ids([chunk_id])[0]
+
+
+def short_ids(chunk_ids: Iterable[bytes]) -> tuple[int, ...]:
+    """Return the `short_id` of each."""
+    first = b"".join([chunk_id[:8] for chunk_id in chunk_ids])
+    return struct.unpack(f"<{len(first) // 8}q", first)
 
 
 def segment_of(state: State, chunks: Sequence[Chunk]) -> SaveSegment | None:
@@ -80,8 +86,33 @@ def segment_of(state: State, chunks: Sequence[Chunk]) -> SaveSegment | None:
 
 
 def _row_of(node: Node) -> tuple[Any, ...]:
-    row = msgspec.structs.astuple(node)
-    return (*row[:2], Blob(row[2]), *row[3:10], Blob(row[10]), Blob(row[11]), row[12])
+    return (
+        node.id,
+        node.parent,
+        Blob(node.name),
+        node.kind,
+        node.mode,
+        node.size,
+        node.mtime_ns,
+        node.ctime_ns,
+        node.dev,
+        node.inode,
+        Blob(node.content),
+        Blob(node.target),
+        node.manifest,
+    )
+
+
+def _grouped(effects: Sequence[Effect]) -> Iterator[tuple[type[Effect], Iterable[Any]]]:
+    """Yield effects of one kind at a time, in their order where it matters.
+
+    It does not in a batch of new entries, whose rows and segments would be added by turns.
+    """
+    if not _NEW.issuperset(map(type, effects)):
+        yield from groupby(effects, type)
+        return
+    yield SaveSegment, [effect for effect in effects if type(effect) is SaveSegment]
+    yield Insert, [effect for effect in effects if type(effect) is Insert]
 
 
 def _known_of(row: tuple[Any, ...]) -> Known:
@@ -270,14 +301,15 @@ class State:
         With ``revision`` None only the client's own knowledge of its source has advanced.
         """
         # To find rows takes a while: who asks the state meanwhile is not to wait for that.
-        kept = [(short_id(chunk_id), Blob(rows)) for chunk_id, rows in sub_blocks]
+        found = list(sub_blocks)
+        kept_ids = short_ids([chunk_id for chunk_id, _ in found])
+        kept = [(id8, Blob(rows)) for id8, (_, rows) in zip(kept_ids, found, strict=True)]
+        # In their order there, the rows are put in with fewer searches.
+        known = [(id8,) for id8 in sorted(short_ids(chunk_ids))]
         with self.transaction():
-            for kind, group in groupby(effects, type):
+            for kind, group in _grouped(effects):
                 self._apply(kind, group)
-            self._database.executemany(
-                "INSERT OR IGNORE INTO known_chunks VALUES (?)",
-                ((short_id(chunk_id),) for chunk_id in chunk_ids),
-            )
+            self._database.executemany("INSERT OR IGNORE INTO known_chunks VALUES (?)", known)
             self._keep_sub_blocks(kept)
             if revision is not None:
                 self._keep({"revision": revision})

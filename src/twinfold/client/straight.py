@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from blake3 import blake3
 
-from twinfold.client.batch import BatchBuilder
+from twinfold.client.batch import BatchBuilder, FoundChunk
 from twinfold.client.effects import Effect, Insert, Node
 from twinfold.client.moves import MoveFinder
 from twinfold.client.read import Reader, content_of
@@ -18,7 +18,7 @@ from twinfold.client.shortage import Shortage
 from twinfold.client.state import State, segment_of
 from twinfold.core.chunking import MIN_SIZE_BYTES
 from twinfold.core.paths import MAX_NAME_BYTES, MAX_PATH_BYTES, join
-from twinfold.core.planning import ListedEntry
+from twinfold.core.planning import FILE, ListedEntry
 from twinfold.model import Chunk, PutFile
 
 
@@ -48,24 +48,22 @@ class StraightPlanner:
         prefix = join(path, b"")
         if self._is_in_question(prefix):
             return 0
-        builder, take, allocate = self._builder, self._reader.take, self._state.allocate_node
-        sizes_bytes = [file[3] for file in files]
-        count = builder.room_for(sizes_bytes, len(prefix) + MAX_NAME_BYTES)
+        builder, allocate = self._builder, self._state.allocate_node
         index = builder.next_index
         changes: list[PutFile] = []
         effects: list[tuple[int, Effect]] = []
         names: list[bytes] = []
-        for file in files[:count]:
-            data = take(file)
-            if data is None:
-                break
+        small: list[FoundChunk] = []
+        for file, data in self._reader.take_all(self._fitting(files, len(prefix))):
             name, _, mode, size_bytes, mtime_ns, *_ = file
             file_path, manifest = prefix + name, 0
             if 0 < size_bytes <= MIN_SIZE_BYTES:
                 content = blake3(data).digest()
                 chunks = [Chunk(content, size_bytes)]
-                builder.add_chunk(content, data, file_path)
+                small.append((content, data, file_path, 0))
             else:
+                builder.add_chunks(small)
+                small.clear()
                 content, cuts = content_of(data)
                 chunks = [chunk for chunk, _ in cuts]
                 builder.add_content(cuts, file_path)
@@ -79,8 +77,19 @@ class StraightPlanner:
             effects.append((index, Insert(node)))
             names.append(name)
             index += 1
-        builder.add_files(changes, effects, parent, names)
+        builder.add_chunks(small)
+        paths_bytes = len(prefix) * len(names) + sum(map(len, names))
+        builder.add_files(changes, effects, parent, names, paths_bytes)
         return len(names)
+
+    def _fitting(self, files: Sequence[ListedEntry], prefix_bytes: int) -> Sequence[ListedEntry]:
+        """Return the first of the files, as many as the batch has room for."""
+        count, left_bytes = self._builder.room(prefix_bytes + MAX_NAME_BYTES)
+        for number, file in enumerate(files[:count]):
+            left_bytes -= file[3]
+            if left_bytes < 0 or file[1] != FILE:
+                return files[:number]
+        return files[:count]
 
     def _is_in_question(self, prefix: bytes) -> bool:
         return (

@@ -98,18 +98,14 @@ def compare_directory(entries: Sequence[ListedEntry], known: Mapping[bytes, Know
     Every known directory that is still one is in ``directories``, changed or not. A name of a
     kind that is not synchronised counts as vanished.
     """
-    result = Differences([], [], [], [], [], [])
-    for entry in entries:
-        name, kind = entry[0], entry[1]
-        before = known.get(name)
-        if kind == OTHER:
-            result.others.append(name)
-        elif before is None:
-            result.fresh.append(entry)
-        else:
-            _compare(name, Facts._make(entry[1:]), before, result)
+    others = [entry[0] for entry in entries if entry[1] == OTHER]
+    fresh = [entry for entry in entries if entry[0] not in known and entry[1] != OTHER]
+    result = Differences(fresh, [], [], [], others, [])
     if known:
-        there = {entry[0] for entry in entries if entry[1] != OTHER}
+        there = {entry[0]: Facts._make(entry[1:]) for entry in entries if entry[1] != OTHER}
+        for name, facts in there.items():
+            if name in known:
+                _compare(name, facts, known[name], result)
         result.vanished.extend(before for name, before in known.items() if name not in there)
     return result
 
