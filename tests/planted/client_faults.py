@@ -93,11 +93,11 @@ CLIENT_FAULTS = (
             Edit(
                 "client/scan.py",
                 "        except OSError as error:\n"
-                "            self.note_unentered(path, error)\n"
+                "            self.notes.unentered(path, error)\n"
                 "            return None\n"
                 "        listed, known = ",
                 "        except OSError as error:\n"
-                "            self.note_unentered(path, error)\n"
+                "            self.notes.unentered(path, error)\n"
                 "            entries, facts = [], directory.facts()\n"
                 "        listed, known = ",
             ),
@@ -399,7 +399,13 @@ CLIENT_FAULTS = (
     Fault(
         "a name that was left is taken for unchanged",
         "5",
-        (Edit("client/scan.py", "        if not self.tools.moves.moved:\n", "        if True:\n"),),
+        (
+            Edit(
+                "client/entries.py",
+                "        if not self._tools.moves.moved:\n",
+                "        if True:\n",
+            ),
+        ),
         ("tests/client/test_scan.py::test_a_hard_link_to_a_file_whose_directory_is_renamed",),
     ),
     Fault(

@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
 
 from twinfold.client.effects import Effect, Insert, Relocate, Remove, Update
+from twinfold.client.pieces import FoundChunk, Piece, Stretch
 from twinfold.client.read import Cut
+from twinfold.client.sieve import ChunkSieve
 from twinfold.client.state import ROOT_NODE, State
 from twinfold.client.subblocks import Draft, NewRows
 from twinfold.core.planning import DIRECTORY
@@ -26,29 +27,9 @@ MAX_KEPT_BYTES = 192 * 1024 * 1024
 
 PATIENCE_S = 0.02
 
-_SIEVE_BYTES = 1 << 21
 _NO_ROWS: Mapping[bytes, bytes] = {}
 _CHUNK_HEADER_BYTES = CHUNK_ID_SIZE_BYTES + 8
 _CHANGE_HEADER_BYTES = 96
-
-
-class Stretch(NamedTuple):
-    """Where in the source a chunk's bytes can be read again."""
-
-    path: bytes
-    offset: int
-    size: int
-
-
-Piece = bytes | memoryview | Stretch
-
-FoundChunk = tuple[bytes, bytes | memoryview, bytes, int]
-"""A chunk's id and bytes, and where they were found: path and offset."""
-
-
-def size_of(piece: Piece) -> int:
-    """Return how many bytes a piece stands for."""
-    return piece.size if type(piece) is Stretch else len(piece)
 
 
 class Batch:
@@ -199,24 +180,6 @@ class Pending:
             self._removed.clear()
             self._arriving.clear()
             self._bringing.clear()
-
-
-class ChunkSieve:
-    """Tells chunks that were surely not met before from those that may have been.
-
-    One bit a chunk in a fixed 2 MiB, at the place that its hash names.
-    """
-
-    def __init__(self) -> None:
-        self._bits = bytearray(_SIEVE_BYTES)
-
-    def meet(self, chunk_id: bytes) -> bool:
-        """Take note of a chunk; False if it is surely a new one."""
-        place = hash(chunk_id)
-        at, bit = place >> 3 & _SIEVE_BYTES - 1, 1 << (place & 7)
-        known = self._bits[at]
-        self._bits[at] = known | bit
-        return known & bit != 0
 
 
 class BatchBuilder:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import msgspec
 
 from twinfold import protocol
-from twinfold.client.batch import Piece, Stretch, size_of
+from twinfold.client.pieces import Piece, Stretch, size_of
 from twinfold.core.compression import (
     SAMPLE_BYTES,
     CompressionChooser,

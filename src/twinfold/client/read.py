@@ -200,6 +200,16 @@ def windows(files: Sequence[ListedEntry]) -> Iterator[Sequence[ListedEntry]]:
         start, start_bytes = end, ends_bytes[end - 1]
 
 
+def check_stop(stop: threading.Event) -> None:
+    """Make sure that the scan is to go on.
+
+    Raises:
+        ScanStoppedError: it is not.
+    """
+    if stop.is_set():
+        raise ScanStoppedError
+
+
 def check_descriptors(error: Exception) -> None:
     """Make sure that an error says something of the entry, not of this process.
 

@@ -9,17 +9,29 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import struct
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import groupby
 from operator import itemgetter
 from typing import Any
 
 from twinfold.client.effects import Effect, Insert, Node, Relocate, Remove, SaveSegment, Update
+from twinfold.client.rows import (
+    COUNT_BELOW,
+    DIRECTORIES_QUERY,
+    DROP_BELOW,
+    DROP_SEGMENTS_BELOW,
+    INSERT_NODE,
+    KNOWN_COLUMNS,
+    LISTED_QUERY,
+    SUM_BELOW,
+    in_groups,
+    known_of,
+    row_of,
+    short_id,
+    short_ids,
+)
 from twinfold.core.planning import DIRECTORY, Known, ListedEntry
-from twinfold.core.times import FIRST_TIME_NS, LAST_TIME_NS
 from twinfold.errors import DamagedStateError, StateError
 from twinfold.model import CHUNK_ID_SIZE_BYTES, Chunk, Kind
 from twinfold.system.sqlite_errors import tells_of_damage
@@ -37,45 +49,8 @@ _SUB_BLOCKS_ROW_BYTES = 40
 _MOST_VALUES = 500
 """So many values stand in one statement, less than any SQLite takes."""
 
-_FACTS = "kind, mode, size, mtime_ns, ctime_ns, dev, inode"
-_COLUMNS = f"id, parent, name, {_FACTS}"
-_KNOWN = f"name, id, {_FACTS}, content, target, manifest"
-# A time that only stands for the file's own is left out: it equals none.
-_OWN_TIME = f"CASE WHEN mtime_ns > {FIRST_TIME_NS} AND mtime_ns < {LAST_TIME_NS} THEN mtime_ns END"
-_LISTED = (
-    f"SELECT name, {_FACTS.replace('mtime_ns', _OWN_TIME)} FROM nodes"  # noqa: S608
-    " WHERE parent = ? ORDER BY name"
-)
-_DIRECTORIES = f"SELECT {_KNOWN} FROM nodes WHERE parent = ? AND kind = {DIRECTORY}"  # noqa: S608
-INSERT_NODE = f"INSERT INTO nodes ({_COLUMNS}, content, target, manifest) VALUES ({'?,' * 12}?)"  # noqa: S608
 _KIND = itemgetter(1)
-_NEW = frozenset((Insert, SaveSegment))
-_SUBTREE = (
-    "WITH RECURSIVE below (id) AS (SELECT ? UNION ALL "
-    "SELECT nodes.id FROM nodes JOIN below ON nodes.parent = below.id) "
-)
-_COUNT_BELOW = _SUBTREE + "SELECT count(*) FROM below"  # noqa: S608
-_SUM_BELOW = _SUBTREE + (  # noqa: S608
-    "SELECT count(*), coalesce(sum(kind = ?), 0), coalesce(sum(size), 0)"
-    " FROM below JOIN nodes USING (id)"
-)
-_DROP_SEGMENTS_BELOW = _SUBTREE + (  # noqa: S608
-    "DELETE FROM segments WHERE manifest IN"
-    " (SELECT manifest FROM nodes JOIN below USING (id) WHERE manifest > 0)"
-)
-_DROP_BELOW = _SUBTREE + "DELETE FROM nodes WHERE id IN (SELECT id FROM below)"  # noqa: S608
 _FILE = int(Kind.FILE)
-
-
-def short_id(chunk_id: bytes) -> int:
-    """Return the first eight bytes of a chunk id as SQLite's integer."""
-    return short_ids([chunk_id])[0]
-
-
-def short_ids(chunk_ids: Iterable[bytes]) -> tuple[int, ...]:
-    """Return the `short_id` of each."""
-    first = b"".join([chunk_id[:8] for chunk_id in chunk_ids])
-    return struct.unpack(f"<{len(first) // 8}q", first)
 
 
 def segment_of(state: State, chunks: Sequence[Chunk]) -> SaveSegment | None:
@@ -83,40 +58,6 @@ def segment_of(state: State, chunks: Sequence[Chunk]) -> SaveSegment | None:
     if len(chunks) < 2:
         return None
     return SaveSegment(state.allocate_manifest(), 0, b"".join([chunk.id for chunk in chunks]))
-
-
-def _row_of(node: Node) -> tuple[Any, ...]:
-    return (
-        node.id,
-        node.parent,
-        Blob(node.name),
-        node.kind,
-        node.mode,
-        node.size,
-        node.mtime_ns,
-        node.ctime_ns,
-        node.dev,
-        node.inode,
-        Blob(node.content),
-        Blob(node.target),
-        node.manifest,
-    )
-
-
-def _grouped(effects: Sequence[Effect]) -> Iterator[tuple[type[Effect], Iterable[Any]]]:
-    """Yield effects of one kind at a time, in their order where it matters.
-
-    It does not in a batch of new entries, whose rows and segments would be added by turns.
-    """
-    if not _NEW.issuperset(map(type, effects)):
-        yield from groupby(effects, type)
-        return
-    yield SaveSegment, [effect for effect in effects if type(effect) is SaveSegment]
-    yield Insert, [effect for effect in effects if type(effect) is Insert]
-
-
-def _known_of(row: tuple[Any, ...]) -> Known:
-    return Known(row[1], row[2:9], row[9], row[10], row[11])
 
 
 class State:
@@ -200,8 +141,8 @@ class State:
 
     def children(self, node: int) -> dict[bytes, Known]:
         """Return what is known in a directory, by name."""
-        query = f"SELECT {_KNOWN} FROM nodes WHERE parent = ?"  # noqa: S608
-        return {row[0]: _known_of(row) for row in self._all(query, node)}
+        query = f"SELECT {KNOWN_COLUMNS} FROM nodes WHERE parent = ?"  # noqa: S608
+        return {row[0]: known_of(row) for row in self._all(query, node)}
 
     def directories_if_only(
         self, node: int, listed: Sequence[ListedEntry]
@@ -211,11 +152,11 @@ class State:
         None where anything differs, or has a time that only stands for the real one.
         """
         with self.lock:
-            if self._all(_LISTED, node) != listed:
+            if self._all(LISTED_QUERY, node) != listed:
                 return None
             if DIRECTORY not in map(_KIND, listed):
                 return {}
-            return {row[0]: _known_of(row) for row in self._all(_DIRECTORIES, node)}
+            return {row[0]: known_of(row) for row in self._all(DIRECTORIES_QUERY, node)}
 
     def child(self, node: int, name: bytes) -> Known | None:
         """Return what is known of one name in a directory."""
@@ -249,7 +190,7 @@ class State:
 
     def count_below(self, node: int) -> int:
         """Return how many entries there are at and below an entry."""
-        return int(self._one(_COUNT_BELOW, node))
+        return int(self._one(COUNT_BELOW, node))
 
     def knows_chunk(self, chunk_id: bytes) -> bool:
         """Tell whether the server ever acknowledged this chunk; a hint only."""
@@ -307,7 +248,7 @@ class State:
         # In their order there, the rows are put in with fewer searches.
         known = [(id8,) for id8 in sorted(short_ids(chunk_ids))]
         with self.transaction():
-            for kind, group in _grouped(effects):
+            for kind, group in in_groups(effects):
                 self._apply(kind, group)
             self._database.executemany("INSERT OR IGNORE INTO known_chunks VALUES (?)", known)
             self._keep_sub_blocks(kept)
@@ -358,7 +299,7 @@ class State:
         self._database.executemany(
             "UPDATE nodes SET mode = ?, size = ?, mtime_ns = ?, ctime_ns = ?, dev = ?,"
             " inode = ?, content = ?, target = ?, manifest = ? WHERE id = ?",
-            [(*_row_of(node)[4:], node.id) for node in nodes],
+            [(*row_of(node)[4:], node.id) for node in nodes],
         )
 
     def _contents(self, nodes: Sequence[int]) -> dict[int, tuple[int, int]]:
@@ -373,15 +314,15 @@ class State:
 
     def remove(self, node: int) -> None:
         """Drop an entry with all below it, within a transaction."""
-        row = self._database.execute(_SUM_BELOW, (node, _FILE)).fetchone()
+        row = self._database.execute(SUM_BELOW, (node, _FILE)).fetchone()
         self.entries -= row[0]
         self.files -= row[1]
         self.size_bytes -= row[2]
-        self._database.execute(_DROP_SEGMENTS_BELOW, (node,))
-        self._database.execute(_DROP_BELOW, (node,))
+        self._database.execute(DROP_SEGMENTS_BELOW, (node,))
+        self._database.execute(DROP_BELOW, (node,))
 
     def _insert(self, nodes: Iterable[Node]) -> None:
-        rows = list(map(_row_of, nodes))
+        rows = list(map(row_of, nodes))
         self._database.executemany(INSERT_NODE, rows)
         self.entries += len(rows)
         sizes_bytes = [row[5] for row in rows if row[3] == _FILE]
@@ -445,9 +386,9 @@ class State:
         self._keep_totals()
 
     def _known(self, condition: str, *values: object) -> Known | None:
-        query = f"SELECT {_KNOWN} FROM nodes WHERE {condition}"  # noqa: S608
+        query = f"SELECT {KNOWN_COLUMNS} FROM nodes WHERE {condition}"  # noqa: S608
         row = self._first(query, *values)
-        return _known_of(row) if row else None
+        return known_of(row) if row else None
 
     def _one(self, query: str, *values: object) -> Any:
         row = self._first(query, *values)

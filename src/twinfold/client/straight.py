@@ -10,9 +10,10 @@ from collections.abc import Sequence
 
 from blake3 import blake3
 
-from twinfold.client.batch import BatchBuilder, FoundChunk
+from twinfold.client.batch import BatchBuilder
 from twinfold.client.effects import Effect, Insert, Node
 from twinfold.client.moves import MoveFinder
+from twinfold.client.pieces import FoundChunk
 from twinfold.client.read import Reader, content_of
 from twinfold.client.shortage import Shortage
 from twinfold.client.state import State, segment_of
