@@ -116,10 +116,18 @@ class Reader:
         }
         return has_waited
 
-    def take_all(self, files: Iterable[ListedEntry]) -> Iterator[tuple[ListedEntry, bytes]]:
-        """Yield files with what `take` returns, up to the first that was not read ahead."""
+    def take_all(
+        self, files: Iterable[ListedEntry], most_bytes: int
+    ) -> Iterator[tuple[ListedEntry, bytes]]:
+        """Yield files with what `take` returns, of so many bytes at most.
+
+        Ends before the first that was not read ahead.
+        """
         pop = self._ahead.pop
         for file in files:
+            most_bytes -= file[3]
+            if most_bytes < 0:
+                return
             listed, data = pop(file[0], (None, b""))
             if listed is not file:
                 return

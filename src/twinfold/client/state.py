@@ -245,8 +245,7 @@ class State:
         found = list(sub_blocks)
         kept_ids = short_ids([chunk_id for chunk_id, _ in found])
         kept = [(id8, Blob(rows)) for id8, (_, rows) in zip(kept_ids, found, strict=True)]
-        # In their order there, the rows are put in with fewer searches.
-        known = [(id8,) for id8 in sorted(short_ids(chunk_ids))]
+        known = [(id8,) for id8 in short_ids(chunk_ids)]
         with self.transaction():
             for kind, group in in_groups(effects):
                 self._apply(kind, group)

@@ -19,7 +19,7 @@ from twinfold.client.shortage import Shortage
 from twinfold.client.state import State, segment_of
 from twinfold.core.chunking import MIN_SIZE_BYTES
 from twinfold.core.paths import MAX_NAME_BYTES, MAX_PATH_BYTES, join
-from twinfold.core.planning import FILE, ListedEntry
+from twinfold.core.planning import ListedEntry
 from twinfold.model import Chunk, PutFile
 
 
@@ -55,8 +55,9 @@ class StraightPlanner:
         effects: list[tuple[int, Effect]] = []
         names: list[bytes] = []
         small: list[FoundChunk] = []
-        for file, data in self._reader.take_all(self._fitting(files, len(prefix))):
-            name, _, mode, size_bytes, mtime_ns, *_ = file
+        most, most_bytes = builder.room(len(prefix) + MAX_NAME_BYTES)
+        for file, data in self._reader.take_all(files[:most], most_bytes):
+            name, _, mode, size_bytes, mtime_ns, _, _, _ = file
             file_path, manifest = prefix + name, 0
             if 0 < size_bytes <= MIN_SIZE_BYTES:
                 content = blake3(data).digest()
@@ -82,15 +83,6 @@ class StraightPlanner:
         paths_bytes = len(prefix) * len(names) + sum(map(len, names))
         builder.add_files(changes, effects, parent, names, paths_bytes)
         return len(names)
-
-    def _fitting(self, files: Sequence[ListedEntry], prefix_bytes: int) -> Sequence[ListedEntry]:
-        """Return the first of the files, as many as the batch has room for."""
-        count, left_bytes = self._builder.room(prefix_bytes + MAX_NAME_BYTES)
-        for number, file in enumerate(files[:count]):
-            left_bytes -= file[3]
-            if left_bytes < 0 or file[1] != FILE:
-                return files[:number]
-        return files[:count]
 
     def _is_in_question(self, prefix: bytes) -> bool:
         return (
