@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.client.mirror import ScannedSource
 from twinfold.client import batch as batch_module
 from twinfold.client.batch import Batch, BatchBuilder, Pending
 from twinfold.client.files import FilePlanner
@@ -25,7 +26,7 @@ from twinfold.client.state_file import open_state
 from twinfold.client.tools import Tools
 from twinfold.client.uploads import Uploader
 from twinfold.core.planning import ListedEntry
-from twinfold.model import PutFile
+from twinfold.model import Move, PutFile
 from twinfold.protocol import Refusal
 
 SIZES = (0, 1, 2_048, 32_768, 32_769, 100_000, 700_000)
@@ -169,3 +170,17 @@ def test_most_new_files_go_straight_unless_something_is_refused(
     if refused:
         assert Counted.straight == 0
         assert refused not in {change.path for change in put}
+
+
+def test_a_file_that_was_moved_a_while_ago_does_not_go_straight(tmp_path: Path) -> None:
+    """It could be read ahead by then, and is a move all the same."""
+    moved = ScannedSource(tmp_path)
+    (moved.root / "f").write_bytes(os.urandom(1_000))
+    moved.scan()
+    moved.forget_changes()
+    (moved.root / "f").rename(moved.root / "g")
+    settle(moved.root)
+    moved.scan()
+    assert Move(b"f", b"g") in moved.mirror.changes
+    assert moved.mirror.received_bytes == 0
+    moved.state.close()

@@ -8,6 +8,7 @@ from tests.planted.suites import ANY_CHANGE, SIMULATION
 DIRTY = "tests/client/test_dirty.py"
 READ = "tests/client/test_read.py"
 SCAN = "tests/client/test_scan.py"
+STRAIGHT = "tests/client/test_straight.py"
 SYNC = "tests/client/test_sync.py"
 WATCH = "tests/client/test_watch.py"
 GUARDS = "tests/client/test_guards.py"
@@ -189,6 +190,36 @@ CLIENT_FAULTS = (
             ),
         ),
         (f"{SCAN}::test_a_change_that_keeps_size_and_mtime_is_seen",),
+    ),
+    Fault(
+        "what goes straight is not bounded by the batch's room",
+        "12",
+        (
+            Edit(
+                "client/straight.py",
+                "self._reader.take_all(files[:most], most_bytes):",
+                "self._reader.take_all(files, most + most_bytes + (1 << 40)):",
+            ),
+        ),
+        (STRAIGHT,),
+    ),
+    Fault(
+        "what was refused is sent again on the straight way",
+        "12",
+        (
+            Edit(
+                "client/entries.py",
+                "            if self._tools.problems.refusals.is_empty:\n",
+                "            if True:\n",
+            ),
+        ),
+        (STRAIGHT,),
+    ),
+    Fault(
+        "a file that was moved goes straight, as a new one",
+        "12",
+        (Edit("client/straight.py", "            self._moves.may_find\n", "            False\n"),),
+        (STRAIGHT,),
     ),
     Fault(
         "batches of any size are held in memory",
