@@ -447,7 +447,8 @@ static PyObject *read_in(int directory, PyObject *tuples, long long limit) {
             PyErr_SetString(PyExc_TypeError, "each file is a tuple");
             goto failed;
         }
-        if (!PyArg_ParseTuple(tuple, "yILLLLL", &file->name, &file->mode, &file->size,
+        int kind;
+        if (!PyArg_ParseTuple(tuple, "yiILLLLL", &file->name, &kind, &file->mode, &file->size,
                               &file->mtime_ns, &file->ctime_ns, &file->device, &file->inode))
             goto failed;
         const int is_small = file->size >= 0 && file->size <= limit;
@@ -479,7 +480,7 @@ failed:
 
 PyDoc_STRVAR(read_files_doc,
              "read_files(directory_fd, files, limit_bytes)\n--\n\n"
-             "Read files of (name, mode, size_bytes, mtime_ns, ctime_ns, device, inode); return\n"
+             "Read files of (name, kind, mode, size, mtime_ns, ctime_ns, device, inode); return\n"
              "the content of each that is no larger than the limit and was just that before and\n"
              "after, else None; and whether the disk had to be waited for. The system is asked\n"
              "to fetch the larger ones.");

@@ -14,7 +14,9 @@ def list_entries(
     tuple[int, int, int, int, int, int, int],
 ]: ...
 def read_files(
-    directory_fd: int, files: Sequence[tuple[bytes, int, int, int, int, int, int]], limit_bytes: int
+    directory_fd: int,
+    files: Sequence[tuple[bytes, int, int, int, int, int, int, int]],
+    limit_bytes: int,
 ) -> tuple[list[bytes | None], bool]: ...
 def rename_files(
     files: Sequence[tuple[int, bytes, int, bytes]],

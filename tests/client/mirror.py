@@ -10,12 +10,13 @@ from pathlib import Path
 
 from blake3 import blake3
 
-from twinfold.client.batch import PATIENCE_S, Batch, BatchBuilder, Pending, Stretch
+from twinfold.client.batch import PATIENCE_S, Batch, BatchBuilder, Pending
 from twinfold.client.dirty import DirtyScan, Names
 from twinfold.client.files import FilePlanner
 from twinfold.client.guard import Allowance
 from twinfold.client.ignore import IgnoreRules
 from twinfold.client.moves import MoveFinder
+from twinfold.client.pieces import Stretch
 from twinfold.client.problems import Problems
 from twinfold.client.read import Reader
 from twinfold.client.scan import Scan

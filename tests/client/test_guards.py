@@ -341,6 +341,7 @@ def test_a_scan_stops_between_two_files(
         with monkeypatch.context() as patched:
             patched.setattr(Scan, "__init__", begin)
             patched.setattr(FilePlanner, method, stopping)
+            patched.setattr(FilePlanner, "plan_straight", lambda *_: 0)
             with pytest.raises(ScanStoppedError):
                 source.scan()
         assert len(looked_at) == 1
@@ -369,14 +370,14 @@ async def test_a_dry_run_can_be_interrupted(
     """Also in the middle of its scan."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    real = FilePlanner.plan_fresh
+    real = FilePlanner.read_ahead
 
-    def stopping(planner: FilePlanner, *args: object) -> None:
+    def stopping(planner: FilePlanner, *args: object) -> bool:
         loop.call_soon_threadsafe(stop.set)
         assert planner._reader._stop.wait(30)
-        real(planner, *args)  # type: ignore[arg-type]
+        return real(planner, *args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(FilePlanner, "plan_fresh", stopping)
+    monkeypatch.setattr(FilePlanner, "read_ahead", stopping)
     async with running_server(tmp_path) as address:
         settings = client_settings(tmp_path, address, once=True)
         fill(tmp_path / "source" / "d", 3)

@@ -17,6 +17,7 @@ from tests.client.mirror import WAYS, ScannedSource, snapshot
 from twinfold.client import batch as batches
 from twinfold.client.dirty import Names
 from twinfold.client.ignore import IgnoreRules
+from twinfold.client.pieces import Stretch
 from twinfold.client.read import Reader
 from twinfold.client.tree import DescriptorDirectory, Listing
 from twinfold.core import planning
@@ -475,7 +476,7 @@ def test_a_file_that_changes_while_it_is_read_is_tried_again(
         return opened
 
     monkeypatch.setattr(Reader, "open", changing)
-    monkeypatch.setattr(Reader, "take", lambda *_: None)
+    monkeypatch.setattr(Reader, "read_ahead", lambda *_: False)
     scan = source.scan()
     monkeypatch.undo()
     assert scan.retry == {b"": {b"busy"}}
@@ -516,7 +517,7 @@ def _kept_bytes(batch: batches.Batch) -> int:
     owners = [
         piece.obj if isinstance(piece, memoryview) else piece
         for piece in batch.pieces.values()
-        if not isinstance(piece, batches.Stretch)
+        if not isinstance(piece, Stretch)
     ]
     return sum({id(owner): memoryview(owner).nbytes for owner in owners}.values())
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from twinfold.client.batch import Batch, BatchBuilder, Pending, Stretch
+from twinfold.client.batch import Batch, BatchBuilder, Pending
+from twinfold.client.pieces import Stretch
 from twinfold.client.read import Cut
 from twinfold.client.state import State
 from twinfold.client.state_file import open_state

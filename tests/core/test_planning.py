@@ -14,6 +14,7 @@ from twinfold.core.planning import (
     DeletionLimit,
     Facts,
     Known,
+    ListedEntry,
     compare_directory,
     deletions_held,
     differs_in_attributes,
@@ -41,15 +42,19 @@ def known_of(listing: dict[bytes, Facts]) -> dict[bytes, Known]:
     }
 
 
+def entries_of(listing: dict[bytes, Facts]) -> list[ListedEntry]:
+    return [(name, *facts) for name, facts in listing.items()]
+
+
 @given(listing=LISTING, before=LISTING)
 def test_every_name_is_planned_exactly_once(
     listing: dict[bytes, Facts], before: dict[bytes, Facts]
 ) -> None:
     """A listed name is the same, or in one of the lists; a known one is there or vanished."""
     known = known_of(before)
-    found = compare_directory(listing, known)
+    found = compare_directory(entries_of(listing), known)
     named = [
-        *(name for name, _ in found.fresh),
+        *(entry[0] for entry in found.fresh),
         *(name for name, _, _ in found.replaced + found.changed + found.directories),
         *found.others,
     ]
@@ -64,7 +69,7 @@ def test_every_name_is_planned_exactly_once(
 @given(listing=LISTING)
 def test_a_directory_equals_itself(listing: dict[bytes, Facts]) -> None:
     """Where nothing changed, only the directories are left to be visited."""
-    found = compare_directory(listing, known_of(listing))
+    found = compare_directory(entries_of(listing), known_of(listing))
     assert (found.fresh, found.replaced, found.changed, found.vanished) == ([], [], [], [])
     assert len(found.directories) == sum(f.kind == DIRECTORY for f in listing.values())
 
@@ -75,7 +80,7 @@ def test_any_different_fact_is_a_change(field: str) -> None:
     facts = Facts(FILE, 0o644, 1, 2, 3, 4, 5)
     known = {b"f": Known(1, tuple(facts), b"", b"", 0)}
     now = facts._replace(**{field: 99})
-    assert compare_directory({b"f": now}, known).changed == [(b"f", now, known[b"f"])]
+    assert compare_directory([(b"f", *now)], known).changed == [(b"f", now, known[b"f"])]
 
 
 def test_attributes() -> None:

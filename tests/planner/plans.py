@@ -11,7 +11,8 @@ import stat
 from pathlib import Path
 from typing import NamedTuple
 
-from twinfold.client.batch import Batch, Stretch
+from twinfold.client.batch import Batch
+from twinfold.client.pieces import Stretch
 from twinfold.client.state import ROOT_NODE, State
 from twinfold.core.chunking import chunk_id, cut_lengths
 from twinfold.core.manifest import content_id

@@ -23,12 +23,13 @@ from tests.client.mirror import snapshot
 from tests.planner.actions import Draw, Folder
 from tests.planner.plans import Plan, check_plan, rows_of
 from tests.planner.receivers import SERVER_ID, Place, Receiver
-from twinfold.client.batch import Batch, BatchBuilder, Pending, Stretch
+from twinfold.client.batch import Batch, BatchBuilder, Pending
 from twinfold.client.comparison import compare_entries
 from twinfold.client.dirty import DirtyScan, Names
 from twinfold.client.files import FilePlanner
 from twinfold.client.ignore import IgnoreRules
 from twinfold.client.moves import MoveFinder
+from twinfold.client.pieces import Stretch
 from twinfold.client.problems import Problems
 from twinfold.client.read import Reader, UnsettledError, read_again
 from twinfold.client.scan import Scan

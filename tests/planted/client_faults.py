@@ -8,6 +8,7 @@ from tests.planted.suites import ANY_CHANGE, SIMULATION
 DIRTY = "tests/client/test_dirty.py"
 READ = "tests/client/test_read.py"
 SCAN = "tests/client/test_scan.py"
+STRAIGHT = "tests/client/test_straight.py"
 SYNC = "tests/client/test_sync.py"
 WATCH = "tests/client/test_watch.py"
 GUARDS = "tests/client/test_guards.py"
@@ -93,13 +94,13 @@ CLIENT_FAULTS = (
             Edit(
                 "client/scan.py",
                 "        except OSError as error:\n"
-                "            self.note_unentered(path, error)\n"
+                "            self.notes.unentered(path, error)\n"
                 "            return None\n"
-                "        listing, known = ",
+                "        listed, known = ",
                 "        except OSError as error:\n"
-                "            self.note_unentered(path, error)\n"
+                "            self.notes.unentered(path, error)\n"
                 "            entries, facts = [], directory.facts()\n"
-                "        listing, known = ",
+                "        listed, known = ",
             ),
         ),
         (f"{SCAN}::test_an_unreadable_directory_deletes_nothing",),
@@ -184,12 +185,41 @@ CLIENT_FAULTS = (
         (
             Edit(
                 "core/planning.py",
-                "        if before is not None and before.facts == facts and kind != DIRECTORY:",
-                "        if before is not None and before.facts[:4] == facts[:4]"
-                " and kind != DIRECTORY:",
+                "    elif before.facts != facts:",
+                "    elif before.facts[:4] != facts[:4]:",
             ),
         ),
         (f"{SCAN}::test_a_change_that_keeps_size_and_mtime_is_seen",),
+    ),
+    Fault(
+        "what goes straight is not bounded by the batch's room",
+        "12",
+        (
+            Edit(
+                "client/straight.py",
+                "self._reader.take_all(files[:most], most_bytes):",
+                "self._reader.take_all(files, most + most_bytes + (1 << 40)):",
+            ),
+        ),
+        (STRAIGHT,),
+    ),
+    Fault(
+        "what was refused is sent again on the straight way",
+        "12",
+        (
+            Edit(
+                "client/entries.py",
+                "            if self._tools.problems.refusals.is_empty:\n",
+                "            if True:\n",
+            ),
+        ),
+        (STRAIGHT,),
+    ),
+    Fault(
+        "a file that was moved goes straight, as a new one",
+        "12",
+        (Edit("client/straight.py", "            self._moves.may_find\n", "            False\n"),),
+        (STRAIGHT,),
     ),
     Fault(
         "batches of any size are held in memory",
@@ -400,13 +430,19 @@ CLIENT_FAULTS = (
     Fault(
         "a name that was left is taken for unchanged",
         "5",
-        (Edit("client/scan.py", "        if not self.tools.moves.moved:\n", "        if True:\n"),),
+        (
+            Edit(
+                "client/entries.py",
+                "        if not self._tools.moves.moved:\n",
+                "        if True:\n",
+            ),
+        ),
         ("tests/client/test_scan.py::test_a_hard_link_to_a_file_whose_directory_is_renamed",),
     ),
     Fault(
         "what is on its way to a directory is found anew when it is looked at again",
         "5",
-        (Edit("client/scan.py", "        for name in arriving:\n", "        for name in ():\n"),),
+        (Edit("client/scan.py", "        if arriving:\n", "        if False:\n"),),
         (f"{DIRTY}::test_a_directory_that_is_looked_at_twice_brings_what_is_in_it_once",),
     ),
     Fault(

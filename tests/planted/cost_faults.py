@@ -12,9 +12,10 @@ COST_FAULTS = (
         "12",
         (
             Edit(
-                "client/files.py",
-                "        builder.make_room(0 if upload",
-                "        os.getcwd()\n        builder.make_room(0 if upload",
+                "client/straight.py",
+                "                content = blake3(data).digest()\n",
+                '                __import__("os").getcwd()\n'
+                "                content = blake3(data).digest()\n",
             ),
         ),
         _COUNTING,

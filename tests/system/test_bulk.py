@@ -50,9 +50,10 @@ def content(folder: int, name: bytes) -> bytes:
         return file.read()
 
 
-def listed(folder: int, name: bytes, **other: int) -> bulk.ListedFile:
+def listed(folder: int, name: bytes, **other: int) -> bulk.ListedEntry:
     found = status(folder, name)
     facts: dict[str, int] = {
+        "kind": 1,
         "mode": found.st_mode & 0o777,
         "size": found.st_size,
         "mtime_ns": found.st_mtime_ns,

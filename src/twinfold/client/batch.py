@@ -5,15 +5,16 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
 
 from twinfold.client.effects import Effect, Insert, Relocate, Remove, Update
+from twinfold.client.pieces import FoundChunk, Piece, Stretch
 from twinfold.client.read import Cut
+from twinfold.client.sieve import ChunkSieve
 from twinfold.client.state import ROOT_NODE, State
 from twinfold.client.subblocks import Draft, NewRows
 from twinfold.core.planning import DIRECTORY
 from twinfold.core.recipes import NewChunk, write_recipes
-from twinfold.model import CHUNK_ID_SIZE_BYTES, Change, Chunk, Recipe
+from twinfold.model import CHUNK_ID_SIZE_BYTES, Change, Chunk, PutFile, Recipe
 
 MAX_CHANGES = 1_000
 MAX_CONTENT_BYTES = 8 * 1024 * 1024
@@ -26,26 +27,9 @@ MAX_KEPT_BYTES = 192 * 1024 * 1024
 
 PATIENCE_S = 0.02
 
-_SIEVE_BYTES = 1 << 21
 _NO_ROWS: Mapping[bytes, bytes] = {}
 _CHUNK_HEADER_BYTES = CHUNK_ID_SIZE_BYTES + 8
 _CHANGE_HEADER_BYTES = 96
-
-
-class Stretch(NamedTuple):
-    """Where in the source a chunk's bytes can be read again."""
-
-    path: bytes
-    offset: int
-    size: int
-
-
-Piece = bytes | memoryview | Stretch
-
-
-def size_of(piece: Piece) -> int:
-    """Return how many bytes a piece stands for."""
-    return piece.size if isinstance(piece, Stretch) else len(piece)
 
 
 class Batch:
@@ -110,6 +94,10 @@ class Pending:
         self._removed: dict[int, int] = {}
         self._arriving: dict[int, dict[int, set[bytes]]] = defaultdict(lambda: defaultdict(set))
         self._bringing: dict[int, Mapping[bytes, Piece]] = {}
+
+    def note_files(self, serial: int, parent: int, names: Iterable[bytes]) -> None:
+        """Remember new files in a directory that wait for their acknowledgement."""
+        self._arriving[serial][parent].update(names)
 
     def note(self, serial: int, effect: Effect) -> None:
         """Remember an effect that waits for its acknowledgement."""
@@ -194,24 +182,6 @@ class Pending:
             self._bringing.clear()
 
 
-class ChunkSieve:
-    """Tells chunks that were surely not met before from those that may have been.
-
-    One bit a chunk in a fixed 2 MiB, at the place that its hash names.
-    """
-
-    def __init__(self) -> None:
-        self._bits = bytearray(_SIEVE_BYTES)
-
-    def meet(self, chunk_id: bytes) -> bool:
-        """Take note of a chunk; False if it is surely a new one."""
-        place = hash(chunk_id)
-        at, bit = place >> 3 & _SIEVE_BYTES - 1, 1 << (place & 7)
-        known = self._bits[at]
-        self._bits[at] = known | bit
-        return known & bit != 0
-
-
 class BatchBuilder:
     """Fills batches and hands each on as soon as it is full.
 
@@ -256,6 +226,40 @@ class BatchBuilder:
         if self._batch.is_full_for(size_bytes):
             self.flush()
 
+    def room(self, path_bytes: int) -> tuple[int, int]:
+        """Return (files, content in bytes) that the batch surely has room for.
+
+        Args:
+            path_bytes: what the path of each file takes at most.
+        """
+        batch = self._batch
+        if batch.is_full_for(0):
+            return 0, 0
+        header_bytes = path_bytes + _CHANGE_HEADER_BYTES + _CHUNK_HEADER_BYTES
+        left_header_bytes = MAX_HEADER_BYTES - batch.header_bytes
+        files = min(MAX_CHANGES - len(batch.changes), left_header_bytes // header_bytes)
+        return files, MAX_CONTENT_BYTES - batch.held_bytes
+
+    @property
+    def next_index(self) -> int:
+        """The index that the next change gets in its batch."""
+        return len(self._batch.changes)
+
+    def add_files(
+        self,
+        changes: Sequence[PutFile],
+        effects: Iterable[tuple[int, Effect]],
+        parent: int,
+        names: Iterable[bytes],
+        header_bytes: int,
+    ) -> None:
+        """Append what puts new files into a directory; each effect with the index of its change."""
+        batch = self._batch
+        batch.changes += changes
+        batch.header_bytes += header_bytes + _CHANGE_HEADER_BYTES * len(changes)
+        batch.effects += effects
+        self._pending.note_files(batch.serial, parent, names)
+
     def add(self, change: Change | None, *effects: Effect, header_bytes: int = 0) -> None:
         """Append a change and its effects; without a change only the state advances.
 
@@ -289,24 +293,38 @@ class BatchBuilder:
             is_part: whether the file comes in parts.
             rows: those of the chunks' sub-blocks that were found already.
         """
-        batch = self._batch
-        pieces, met = batch.pieces, self._met
-        start = offset
+        found: list[FoundChunk] = []
         for chunk, data in cuts:
-            chunk_id, size_bytes = chunk.id, len(data)
+            found.append((chunk.id, data, path, offset))
+            offset += len(data)
+        self.add_chunks(found, is_part=is_part, rows=rows)
+
+    def add_chunks(
+        self,
+        chunks: Sequence[FoundChunk],
+        *,
+        is_part: bool = False,
+        rows: Mapping[bytes, bytes] = _NO_ROWS,
+    ) -> None:
+        """Do what `add_content` does, for chunks of any files."""
+        batch, met = self._batch, self._met
+        pieces, add_rows = batch.pieces, batch.sub_blocks.add
+        held_bytes = content_bytes = 0
+        for chunk_id, data, path, offset in chunks:
+            size_bytes = len(data)
+            content_bytes += size_bytes
             if chunk_id in pieces:
-                pass
-            elif (met is None or met.meet(chunk_id)) and self._server_may_have(chunk_id):
+                continue
+            if (met is None or met.meet(chunk_id)) and self._server_may_have(chunk_id):
                 pieces[chunk_id] = Stretch(path, offset, size_bytes)
-            else:
-                pieces[chunk_id] = data
-                batch.held_bytes += size_bytes
-                found = rows.get(chunk_id, b"")
-                batch.sub_blocks.add(chunk_id, size_bytes, fine=not is_part, rows=found)
-            offset += size_bytes
-        batch.content_bytes += offset - start
-        batch.chunks += len(cuts)
-        batch.header_bytes += _CHUNK_HEADER_BYTES * len(cuts)
+                continue
+            pieces[chunk_id] = data
+            held_bytes += size_bytes
+            add_rows(chunk_id, size_bytes, fine=not is_part, rows=rows.get(chunk_id, b""))
+        batch.held_bytes += held_bytes
+        batch.content_bytes += content_bytes
+        batch.chunks += len(chunks)
+        batch.header_bytes += _CHUNK_HEADER_BYTES * len(chunks)
 
     @property
     def new_rows(self) -> Mapping[bytes, bytes]:

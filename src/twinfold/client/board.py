@@ -119,15 +119,12 @@ class Board:
         refused = {refusal.index: refusal for refusal in answer.refused}
         if refused:
             self._note_refusals(batch, refused)
-        for index, change in enumerate(batch.changes):
-            if index in refused:
-                continue
-            if isinstance(change, PutFile):
-                self._files += 1
-                self._size_bytes += change.size
-            event = applied(change)
-            if event is not None:
-                self._listener(event)
+        done = [change for n, change in enumerate(batch.changes) if n not in refused]
+        sizes_bytes = [change.size for change in done if isinstance(change, PutFile)]
+        self._files += len(sizes_bytes)
+        self._size_bytes += sum(sizes_bytes)
+        for event in filter(None, map(applied, done)):
+            self._listener(event)
         now_s = time.monotonic()
         if now_s - self._told_s >= _PROGRESS_EVERY_S:
             self._told_s = now_s

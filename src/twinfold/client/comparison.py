@@ -14,7 +14,8 @@ import threading
 from collections.abc import AsyncIterator, Iterable, Iterator
 
 from twinfold.client.effects import Node
-from twinfold.client.state import ROOT_NODE, State, short_id
+from twinfold.client.rows import short_id
+from twinfold.client.state import ROOT_NODE, State
 from twinfold.core.paths import check_path_or_root, split
 from twinfold.core.planning import DIRECTORY, FILE, SYMLINK, UNSETTLED_CTIME_NS, Known
 from twinfold.errors import ConnectionLostError

@@ -94,7 +94,7 @@ class DirtyScan(Scan):
             directory = open_path(self.tools.root, path)
         except OSError as error:
             if not isinstance(error, CHANGED_MEANWHILE) or not self._is_looked_at(path):
-                self.note_unentered(path, error)
+                self.notes.unentered(path, error)
             return []
         with directory:
             child = Child(name, above[0] if above else 0, known.node, None, known)
@@ -118,7 +118,7 @@ class DirtyScan(Scan):
         self, directory: Directory, parent: bytes, child: Child
     ) -> list[tuple[bytes, set[bytes] | None]]:
         path = join(parent, child.name)
-        child = self.as_it_is_now(path, child)
+        child = self.entries.as_it_is_now(path, child)
         known = child.known
         if known is None or path in self._trees or self._is_to_be_walked(path, child):
             self._walked.add(path)
@@ -126,7 +126,7 @@ class DirtyScan(Scan):
                 with directory.enter(child.name) as opened:
                     self.walk(opened, path, child)
             except OSError as error:
-                self.note_unentered(path, error)
+                self.notes.unentered(path, error)
         elif (
             child.listed is not None
             and differs_in_attributes(child.listed, known)

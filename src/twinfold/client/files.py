@@ -6,15 +6,16 @@ import os
 from collections.abc import Sequence
 
 from twinfold.client.batch import BatchBuilder
-from twinfold.client.effects import Effect, Insert, Node, Relocate, SaveSegment, Update
+from twinfold.client.effects import Effect, Insert, Node, Relocate, Update
 from twinfold.client.moves import MoveFinder, Origin
-from twinfold.client.read import WHOLE_BYTES, Cut, Reader, settled
+from twinfold.client.read import WHOLE_BYTES, Cut, Reader, content_of, settled
 from twinfold.client.shortage import NoRoomError, Shortage
-from twinfold.client.state import State
+from twinfold.client.state import State, segment_of
+from twinfold.client.straight import StraightPlanner
 from twinfold.client.subblocks import draft_for
 from twinfold.client.tree import Directory
 from twinfold.client.uploads import Uploader
-from twinfold.core.planning import Facts, Known, differs_in_attributes
+from twinfold.core.planning import Facts, Known, ListedEntry, differs_in_attributes
 from twinfold.model import Change, MakeSymlink, Move, PutFile, SetAttributes
 
 
@@ -40,10 +41,18 @@ class FilePlanner:
         self._uploader = uploader
         self._moves = moves
         self._shortage = shortage
+        self._straight = StraightPlanner(state, builder, reader, moves, shortage)
 
-    def read_ahead(self, directory: Directory, files: Sequence[tuple[bytes, Facts]]) -> bool:
+    def read_ahead(self, directory: Directory, files: Sequence[ListedEntry]) -> bool:
         """Read small files together that will be put next; tell whether the disk was slow."""
         return self._reader.read_ahead(directory, files)
+
+    def plan_straight(self, path: bytes, parent: int, files: Sequence[ListedEntry]) -> int:
+        """Put new files of a directory that were read ahead; return how many, from the first on.
+
+        The one after these is for `plan_fresh`, or no file.
+        """
+        return self._straight.plan(path, parent, files)
 
     def plan_fresh(
         self,
@@ -138,9 +147,9 @@ class FilePlanner:
 
         None if the destination has no room for it.
         """
-        ahead = self._reader.take(name, facts)
+        ahead = self._reader.take((name, *facts))
         if ahead is not None:
-            content, cuts = ahead
+            content, cuts = content_of(ahead)
             return facts, content, cuts, *self._manifest_of(cuts)
         fd, now = self._reader.open(directory, name, facts)
         try:
@@ -157,11 +166,8 @@ class FilePlanner:
 
     def _manifest_of(self, cuts: list[Cut]) -> tuple[int, bytes, list[Effect]]:
         """Return (manifest, no upload, effects) of a file that comes as a whole."""
-        if len(cuts) < 2:
-            return 0, b"", []
-        manifest = self._state.allocate_manifest()
-        ids = b"".join(chunk.id for chunk, _ in cuts)
-        return manifest, b"", [SaveSegment(manifest, 0, ids)]
+        segment = segment_of(self._state, [chunk for chunk, _ in cuts])
+        return (segment.manifest, b"", [segment]) if segment else (0, b"", [])
 
     def _move(self, origin: Origin, path: bytes, parent: int, name: bytes, facts: Facts) -> None:
         known = origin.known

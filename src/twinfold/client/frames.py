@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from bisect import bisect_left
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 import msgspec
 
 from twinfold import protocol
-from twinfold.client.batch import Piece, Stretch, size_of
+from twinfold.client.pieces import Piece, Stretch, size_of
 from twinfold.core.compression import (
     SAMPLE_BYTES,
     CompressionChooser,
@@ -81,7 +83,7 @@ class FrameWriter:
         return b"".join(frames)
 
     def body(
-        self, header: bytes, pieces: Iterable[tuple[bytes, Piece]], *, is_streamed: bool
+        self, header: bytes, pieces: Sequence[tuple[bytes, Piece]], *, is_streamed: bool
     ) -> Body:
         """Return a header (if any) and the chunks in frames.
 
@@ -125,7 +127,10 @@ class FrameWriter:
                 yield sent
 
     async def _contents(self, group: _Group) -> _Parts:
-        parts: _Parts = []
+        parts: _Parts = [piece for piece in group.pieces if not isinstance(piece, Stretch)]
+        if len(parts) == len(group.pieces):
+            return parts
+        parts = []
         for chunk, piece in zip(group.chunks, group.pieces, strict=True):
             if isinstance(piece, Stretch):
                 parts.append(await asyncio.to_thread(self._read_again, chunk.id, piece))
@@ -155,21 +160,18 @@ class FrameWriter:
         return frame
 
 
-def _grouped(pieces: Iterable[tuple[bytes, Piece]]) -> list[_Group]:
+def _grouped(pieces: Sequence[tuple[bytes, Piece]]) -> list[_Group]:
+    chunks = [Chunk(chunk_id, size_of(piece)) for chunk_id, piece in pieces]
+    contents = [piece for _, piece in pieces]
+    ends_bytes = list(accumulate([chunk.size for chunk in chunks]))
     groups: list[_Group] = []
-    chunks: list[Chunk] = []
-    group: list[Piece] = []
-    size_bytes = 0
-    for chunk_id, piece in pieces:
-        piece_bytes = size_of(piece)
-        chunks.append(Chunk(chunk_id, piece_bytes))
-        group.append(piece)
-        size_bytes += piece_bytes
-        if size_bytes >= FRAME_BYTES or len(chunks) >= protocol.MAX_FRAME_CHUNKS:
-            groups.append(_Group(chunks, group, size_bytes))
-            chunks, group, size_bytes = [], [], 0
-    if chunks:
-        groups.append(_Group(chunks, group, size_bytes))
+    start = start_bytes = 0
+    while start < len(chunks):
+        last = bisect_left(ends_bytes, start_bytes + FRAME_BYTES, start)
+        end = min(last + 1, start + protocol.MAX_FRAME_CHUNKS, len(chunks))
+        size_bytes = ends_bytes[end - 1] - start_bytes
+        groups.append(_Group(chunks[start:end], contents[start:end], size_bytes))
+        start, start_bytes = end, ends_bytes[end - 1]
     return groups
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from twinfold.client.tree import Directory
 from twinfold.core.paths import join
-from twinfold.core.planning import DIRECTORY, FILE, Facts
+from twinfold.core.planning import DIRECTORY, FILE, ListedEntry
 from twinfold.errors import UsageError
 
 if TYPE_CHECKING:
@@ -88,15 +88,13 @@ class IgnoreRules:
         text = _on_one_line(os.fsdecode(path))
         return not self._spec.match_file(f"{text}/" if is_directory else text)
 
-    def without_ignored(self, path: bytes, listing: dict[bytes, Facts]) -> dict[bytes, Facts]:
-        """Return what of a directory's listing is synchronised."""
+    def without_ignored(self, path: bytes, entries: list[ListedEntry]) -> list[ListedEntry]:
+        """Return what of a directory's entries is synchronised."""
         if self._spec is None:
-            return listing
-        return {
-            name: facts
-            for name, facts in listing.items()
-            if self.keeps(join(path, name), facts.kind == DIRECTORY)
-        }
+            return entries
+        return [
+            entry for entry in entries if self.keeps(join(path, entry[0]), entry[1] == DIRECTORY)
+        ]
 
     def _compile(self, lines: list[str]) -> GitIgnoreSpec:
         return _spec_of(map(_on_one_line, [*self._patterns, *lines]))

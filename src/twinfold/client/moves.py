@@ -31,6 +31,11 @@ class MoveFinder:
         self._has_origins = state.entries > 0
         self.moved: set[int] = set()
 
+    @property
+    def may_find(self) -> bool:
+        """Whether anything was acknowledged before the scan: else nothing can have been moved."""
+        return self._has_origins
+
     def find(self, facts: Facts, path: bytes) -> Origin | None:
         """Return the entry that may have been moved to the new ``path``.
 

@@ -9,7 +9,9 @@ import stat
 import sys
 import threading
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 from blake3 import blake3
@@ -17,7 +19,7 @@ from blake3 import blake3
 from twinfold.client.tree import Directory, facts_of, open_path, signed
 from twinfold.core.chunking import MIN_SIZE_BYTES, cut_lengths, cut_with_rows
 from twinfold.core.manifest import EMPTY_CONTENT, ContentHasher
-from twinfold.core.planning import FILE, UNSETTLED_CTIME_NS, Facts, is_racy
+from twinfold.core.planning import FILE, UNSETTLED_CTIME_NS, Facts, ListedEntry, is_racy
 from twinfold.core.times import kept_time_ns
 from twinfold.errors import DescriptorsError
 from twinfold.model import Chunk
@@ -60,7 +62,7 @@ class Reader:
 
     def __init__(self, stop: threading.Event) -> None:
         self._stop = stop
-        self._ahead: dict[bytes, tuple[Facts, bytes]] = {}
+        self._ahead: dict[bytes, tuple[ListedEntry, bytes]] = {}
 
     def open(self, directory: Directory, name: bytes, listed: Facts) -> tuple[int, Facts]:
         """Return (descriptor, facts) of the file that was listed, when it can be read safely.
@@ -92,7 +94,7 @@ class Reader:
                 time.sleep(wait_ns / 1e9)
         return fd, facts
 
-    def read_ahead(self, directory: Directory, files: Sequence[tuple[bytes, Facts]]) -> bool:
+    def read_ahead(self, directory: Directory, files: Sequence[ListedEntry]) -> bool:
         """Read those of the files that are no uploads, so that `take` has them; forget others.
 
         Those whose ctime the clock may not have left yet are not among them.
@@ -100,26 +102,41 @@ class Reader:
         Returns:
             Whether the disk had to be waited for.
         """
-        now_ns = time.time_ns()
+        settled_ns = time.time_ns() - CLOCK_GRANULARITY_NS
         files = [
-            (name, facts)
-            for name, facts in files
-            if facts.kind == FILE
-            and facts.size <= WHOLE_BYTES
-            and not is_racy(facts.ctime_ns, now_ns, CLOCK_GRANULARITY_NS)
+            file
+            for file in files
+            if file[1] == FILE and file[3] <= WHOLE_BYTES and file[5] <= settled_ns
         ]
         contents, has_waited = directory.read_ahead(files, WHOLE_BYTES)
         self._ahead = {
-            name: (facts, data)
-            for (name, facts), data in zip(files, contents, strict=True)
+            file[0]: (file, data)
+            for file, data in zip(files, contents, strict=True)
             if data is not None
         }
         return has_waited
 
-    def take(self, name: bytes, facts: Facts) -> tuple[bytes, list[Cut]] | None:
-        """Return what `whole` would, if the file was read ahead; its facts are settled then."""
-        listed, data = self._ahead.pop(name, (None, b""))
-        return _content_of(data) if listed is facts else None
+    def take_all(
+        self, files: Iterable[ListedEntry], most_bytes: int
+    ) -> Iterator[tuple[ListedEntry, bytes]]:
+        """Yield files with what `take` returns, of so many bytes at most.
+
+        Ends before the first that was not read ahead.
+        """
+        pop = self._ahead.pop
+        for file in files:
+            most_bytes -= file[3]
+            if most_bytes < 0:
+                return
+            listed, data = pop(file[0], (None, b""))
+            if listed is not file:
+                return
+            yield file, data
+
+    def take(self, file: ListedEntry) -> bytes | None:
+        """Return what is in a file, if it was read ahead; its facts are settled then."""
+        listed, data = self._ahead.pop(file[0], (None, b""))
+        return data if listed == file else None
 
     def whole(self, fd: int, facts: Facts) -> tuple[bytes, list[Cut]]:
         """Return (content id, chunks with their bytes) of a file of up to `WHOLE_BYTES`.
@@ -132,7 +149,7 @@ class Reader:
         if len(data) != size:
             raise UnsettledError
         check_unchanged(fd, facts)
-        return _content_of(data)
+        return content_of(data)
 
     def stretches(self, fd: int, wants_rows: Callable[[], bool]) -> Iterator[Portion]:
         """Yield a file's chunks from its start to its end, as many as `WHOLE_BYTES` decide.
@@ -166,7 +183,7 @@ class Reader:
         return hasher.content_id()
 
 
-def _content_of(data: bytes) -> tuple[bytes, list[Cut]]:
+def content_of(data: bytes) -> tuple[bytes, list[Cut]]:
     """Return (content id, chunks with their bytes) of a whole file."""
     if not data:
         return EMPTY_CONTENT, []
@@ -180,16 +197,25 @@ def _content_of(data: bytes) -> tuple[bytes, list[Cut]]:
     return hasher.content_id(), cuts
 
 
-def windows(files: Sequence[tuple[bytes, Facts]]) -> Iterator[Sequence[tuple[bytes, Facts]]]:
+def windows(files: Sequence[ListedEntry]) -> Iterator[Sequence[ListedEntry]]:
     """Yield the files in groups whose content is worth reading ahead together."""
-    start = size_bytes = 0
-    for end, (_, facts) in enumerate(files):
-        if end - start == _AHEAD_FILES or (end > start and size_bytes + facts.size > WHOLE_BYTES):
-            yield files[start:end]
-            start, size_bytes = end, 0
-        size_bytes += facts.size
-    if start < len(files):
-        yield files[start:]
+    ends_bytes = list(accumulate([file[3] for file in files]))
+    start = start_bytes = 0
+    while start < len(files):
+        fitting = bisect_right(ends_bytes, start_bytes + WHOLE_BYTES, start)
+        end = max(start + 1, min(fitting, start + _AHEAD_FILES))
+        yield files[start:end]
+        start, start_bytes = end, ends_bytes[end - 1]
+
+
+def check_stop(stop: threading.Event) -> None:
+    """Make sure that the scan is to go on.
+
+    Raises:
+        ScanStoppedError: it is not.
+    """
+    if stop.is_set():
+        raise ScanStoppedError
 
 
 def check_descriptors(error: Exception) -> None:

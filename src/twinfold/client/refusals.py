@@ -32,6 +32,11 @@ class Refusals:
     def __init__(self) -> None:
         self._refused: dict[bytes, _Refused] = {}
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is refused."""
+        return not self._refused
+
     def note(self, path: bytes, node: Node | None, refusal: Refusal, state: State) -> None:
         """The server refused the entry at ``path``, of which ``node`` was to be remembered."""
         if len(self._refused) >= MAX_REFUSALS:

@@ -46,6 +46,11 @@ class Shortage:
             self._refused = set()
             self._least_bytes = None
 
+    @property
+    def is_noted(self) -> bool:
+        """Whether anything was refused since the scan began."""
+        return self._least_bytes is not None
+
     def is_short_of(self, size_bytes: int) -> bool:
         """Tell whether something as small was refused since the scan began."""
         return self._least_bytes is not None and size_bytes >= self._least_bytes

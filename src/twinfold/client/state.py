@@ -12,17 +12,28 @@ import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import groupby
 from operator import itemgetter
 from typing import Any
 
-import msgspec
-
 from twinfold.client.effects import Effect, Insert, Node, Relocate, Remove, SaveSegment, Update
+from twinfold.client.rows import (
+    COUNT_BELOW,
+    DIRECTORIES_QUERY,
+    DROP_BELOW,
+    DROP_SEGMENTS_BELOW,
+    INSERT_NODE,
+    KNOWN_COLUMNS,
+    LISTED_QUERY,
+    SUM_BELOW,
+    in_groups,
+    known_of,
+    row_of,
+    short_id,
+    short_ids,
+)
 from twinfold.core.planning import DIRECTORY, Known, ListedEntry
-from twinfold.core.times import FIRST_TIME_NS, LAST_TIME_NS
 from twinfold.errors import DamagedStateError, StateError
-from twinfold.model import CHUNK_ID_SIZE_BYTES, Kind
+from twinfold.model import CHUNK_ID_SIZE_BYTES, Chunk, Kind
 from twinfold.system.sqlite_errors import tells_of_damage
 from twinfold.system.sqlite_values import Blob
 
@@ -38,47 +49,15 @@ _SUB_BLOCKS_ROW_BYTES = 40
 _MOST_VALUES = 500
 """So many values stand in one statement, less than any SQLite takes."""
 
-_FACTS = "kind, mode, size, mtime_ns, ctime_ns, dev, inode"
-_COLUMNS = f"id, parent, name, {_FACTS}"
-_KNOWN = f"name, id, {_FACTS}, content, target, manifest"
-# A time that only stands for the file's own is left out: it equals none.
-_OWN_TIME = f"CASE WHEN mtime_ns > {FIRST_TIME_NS} AND mtime_ns < {LAST_TIME_NS} THEN mtime_ns END"
-_LISTED = (
-    f"SELECT name, {_FACTS.replace('mtime_ns', _OWN_TIME)} FROM nodes"  # noqa: S608
-    " WHERE parent = ? ORDER BY name"
-)
-_DIRECTORIES = f"SELECT {_KNOWN} FROM nodes WHERE parent = ? AND kind = {DIRECTORY}"  # noqa: S608
-INSERT_NODE = f"INSERT INTO nodes ({_COLUMNS}, content, target, manifest) VALUES ({'?,' * 12}?)"  # noqa: S608
 _KIND = itemgetter(1)
-_SUBTREE = (
-    "WITH RECURSIVE below (id) AS (SELECT ? UNION ALL "
-    "SELECT nodes.id FROM nodes JOIN below ON nodes.parent = below.id) "
-)
-_COUNT_BELOW = _SUBTREE + "SELECT count(*) FROM below"  # noqa: S608
-_SUM_BELOW = _SUBTREE + (  # noqa: S608
-    "SELECT count(*), coalesce(sum(kind = ?), 0), coalesce(sum(size), 0)"
-    " FROM below JOIN nodes USING (id)"
-)
-_DROP_SEGMENTS_BELOW = _SUBTREE + (  # noqa: S608
-    "DELETE FROM segments WHERE manifest IN"
-    " (SELECT manifest FROM nodes JOIN below USING (id) WHERE manifest > 0)"
-)
-_DROP_BELOW = _SUBTREE + "DELETE FROM nodes WHERE id IN (SELECT id FROM below)"  # noqa: S608
 _FILE = int(Kind.FILE)
 
 
-def short_id(chunk_id: bytes) -> int:
-    """Return the first eight bytes of a chunk id as SQLite's integer."""
-    return int.from_bytes(chunk_id[:8], "little", signed=True)
-
-
-def _row_of(node: Node) -> tuple[Any, ...]:
-    row = msgspec.structs.astuple(node)
-    return (*row[:2], Blob(row[2]), *row[3:10], Blob(row[10]), Blob(row[11]), row[12])
-
-
-def _known_of(row: tuple[Any, ...]) -> Known:
-    return Known(row[1], row[2:9], row[9], row[10], row[11])
+def segment_of(state: State, chunks: Sequence[Chunk]) -> SaveSegment | None:
+    """Return what keeps the manifest of a file that comes as a whole; one of a chunk has none."""
+    if len(chunks) < 2:
+        return None
+    return SaveSegment(state.allocate_manifest(), 0, b"".join([chunk.id for chunk in chunks]))
 
 
 class State:
@@ -162,8 +141,8 @@ class State:
 
     def children(self, node: int) -> dict[bytes, Known]:
         """Return what is known in a directory, by name."""
-        query = f"SELECT {_KNOWN} FROM nodes WHERE parent = ?"  # noqa: S608
-        return {row[0]: _known_of(row) for row in self._all(query, node)}
+        query = f"SELECT {KNOWN_COLUMNS} FROM nodes WHERE parent = ?"  # noqa: S608
+        return {row[0]: known_of(row) for row in self._all(query, node)}
 
     def directories_if_only(
         self, node: int, listed: Sequence[ListedEntry]
@@ -173,11 +152,11 @@ class State:
         None where anything differs, or has a time that only stands for the real one.
         """
         with self.lock:
-            if self._all(_LISTED, node) != listed:
+            if self._all(LISTED_QUERY, node) != listed:
                 return None
             if DIRECTORY not in map(_KIND, listed):
                 return {}
-            return {row[0]: _known_of(row) for row in self._all(_DIRECTORIES, node)}
+            return {row[0]: known_of(row) for row in self._all(DIRECTORIES_QUERY, node)}
 
     def child(self, node: int, name: bytes) -> Known | None:
         """Return what is known of one name in a directory."""
@@ -211,7 +190,7 @@ class State:
 
     def count_below(self, node: int) -> int:
         """Return how many entries there are at and below an entry."""
-        return int(self._one(_COUNT_BELOW, node))
+        return int(self._one(COUNT_BELOW, node))
 
     def knows_chunk(self, chunk_id: bytes) -> bool:
         """Tell whether the server ever acknowledged this chunk; a hint only."""
@@ -263,14 +242,14 @@ class State:
         With ``revision`` None only the client's own knowledge of its source has advanced.
         """
         # To find rows takes a while: who asks the state meanwhile is not to wait for that.
-        kept = [(short_id(chunk_id), Blob(rows)) for chunk_id, rows in sub_blocks]
+        found = list(sub_blocks)
+        kept_ids = short_ids([chunk_id for chunk_id, _ in found])
+        kept = [(id8, Blob(rows)) for id8, (_, rows) in zip(kept_ids, found, strict=True)]
+        known = [(id8,) for id8 in short_ids(chunk_ids)]
         with self.transaction():
-            for kind, group in groupby(effects, type):
+            for kind, group in in_groups(effects):
                 self._apply(kind, group)
-            self._database.executemany(
-                "INSERT OR IGNORE INTO known_chunks VALUES (?)",
-                ((short_id(chunk_id),) for chunk_id in chunk_ids),
-            )
+            self._database.executemany("INSERT OR IGNORE INTO known_chunks VALUES (?)", known)
             self._keep_sub_blocks(kept)
             if revision is not None:
                 self._keep({"revision": revision})
@@ -319,7 +298,7 @@ class State:
         self._database.executemany(
             "UPDATE nodes SET mode = ?, size = ?, mtime_ns = ?, ctime_ns = ?, dev = ?,"
             " inode = ?, content = ?, target = ?, manifest = ? WHERE id = ?",
-            [(*_row_of(node)[4:], node.id) for node in nodes],
+            [(*row_of(node)[4:], node.id) for node in nodes],
         )
 
     def _contents(self, nodes: Sequence[int]) -> dict[int, tuple[int, int]]:
@@ -334,15 +313,15 @@ class State:
 
     def remove(self, node: int) -> None:
         """Drop an entry with all below it, within a transaction."""
-        row = self._database.execute(_SUM_BELOW, (node, _FILE)).fetchone()
+        row = self._database.execute(SUM_BELOW, (node, _FILE)).fetchone()
         self.entries -= row[0]
         self.files -= row[1]
         self.size_bytes -= row[2]
-        self._database.execute(_DROP_SEGMENTS_BELOW, (node,))
-        self._database.execute(_DROP_BELOW, (node,))
+        self._database.execute(DROP_SEGMENTS_BELOW, (node,))
+        self._database.execute(DROP_BELOW, (node,))
 
     def _insert(self, nodes: Iterable[Node]) -> None:
-        rows = list(map(_row_of, nodes))
+        rows = list(map(row_of, nodes))
         self._database.executemany(INSERT_NODE, rows)
         self.entries += len(rows)
         sizes_bytes = [row[5] for row in rows if row[3] == _FILE]
@@ -406,9 +385,9 @@ class State:
         self._keep_totals()
 
     def _known(self, condition: str, *values: object) -> Known | None:
-        query = f"SELECT {_KNOWN} FROM nodes WHERE {condition}"  # noqa: S608
+        query = f"SELECT {KNOWN_COLUMNS} FROM nodes WHERE {condition}"  # noqa: S608
         row = self._first(query, *values)
-        return _known_of(row) if row else None
+        return known_of(row) if row else None
 
     def _one(self, query: str, *values: object) -> Any:
         row = self._first(query, *values)

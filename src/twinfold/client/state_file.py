@@ -11,8 +11,9 @@ from pathlib import Path
 import msgspec
 
 from twinfold.client.effects import Node
+from twinfold.client.rows import INSERT_NODE
 from twinfold.client.soundness import check_soundness
-from twinfold.client.state import INSERT_NODE, ROOT_NODE, State
+from twinfold.client.state import ROOT_NODE, State
 from twinfold.errors import FormatError, StateError
 from twinfold.model import Kind
 

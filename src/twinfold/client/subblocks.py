@@ -6,7 +6,7 @@ last push out the oldest.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import ItemsView, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from twinfold.client.read import Cut
@@ -45,6 +45,11 @@ class NewRows(Mapping[bytes, bytes]):
             self._rows[chunk_id] = rows
             if not rows:
                 self._awaited[fine].append(chunk_id)
+
+    def items(self) -> ItemsView[bytes, bytes]:
+        """Return (id, rows) of all."""
+        self._find_awaited()
+        return self._rows.items()
 
     def __getitem__(self, chunk_id: bytes) -> bytes:
         """Return the rows of a chunk."""

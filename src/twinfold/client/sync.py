@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from twinfold.client.agenda import Agenda
-from twinfold.client.batch import Batch, BatchBuilder, Pending, Stretch
+from twinfold.client.batch import Batch, BatchBuilder, Pending
 from twinfold.client.board import Board
 from twinfold.client.comparison import compare_entries, pulled
 from twinfold.client.connection import Connection, DriftedError, LostPlaceError
@@ -32,6 +32,7 @@ from twinfold.client.ignore import IgnoreRules
 from twinfold.client.link import Link
 from twinfold.client.lookout import Lookout
 from twinfold.client.moves import MoveFinder
+from twinfold.client.pieces import Stretch
 from twinfold.client.read import Reader, UnsettledError, read_again
 from twinfold.client.scan import Scan
 from twinfold.client.source import Source, count_files

@@ -6,11 +6,12 @@ import asyncio
 import functools
 from collections.abc import AsyncIterator, Callable, Iterable
 
-from twinfold.client.batch import Batch, Pending, Piece, Stretch, size_of
+from twinfold.client.batch import Batch, Pending
 from twinfold.client.connection import LostPlaceError, UnknownBatchError
 from twinfold.client.effects import Effect, Insert, Relocate, Remove
 from twinfold.client.frames import FrameWriter
 from twinfold.client.link import Link
+from twinfold.client.pieces import Piece, Stretch, size_of
 from twinfold.client.read import UnsettledError
 from twinfold.client.state import State
 from twinfold.errors import (

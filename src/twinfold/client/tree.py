@@ -22,7 +22,7 @@ from twinfold.system.listing import rewind
 if sys.platform == "win32":
 
     def read_files(
-        _directory_fd: int, files: Sequence[tuple[bytes, *tuple[int, ...]]], _limit_bytes: int
+        _directory_fd: int, files: Sequence[ListedEntry], _limit_bytes: int
     ) -> tuple[list[bytes | None], bool]:
         """Read nothing ahead."""
         return [None] * len(files), False
@@ -118,7 +118,7 @@ class Directory(Protocol):
         ...
 
     def read_ahead(
-        self, files: Sequence[tuple[bytes, Facts]], limit_bytes: int
+        self, files: Sequence[ListedEntry], limit_bytes: int
     ) -> tuple[list[bytes | None], bool]:
         """Read files together, and ask the system to fetch those over the limit.
 
@@ -253,10 +253,10 @@ class DescriptorDirectory(_Closing):
             return os.open(name, _READ_FLAGS, dir_fd=self._fd)
 
     def read_ahead(
-        self, files: Sequence[tuple[bytes, Facts]], limit_bytes: int
+        self, files: Sequence[ListedEntry], limit_bytes: int
     ) -> tuple[list[bytes | None], bool]:
         """Read files together."""
-        return read_files(self._fd, [(name, *facts[1:]) for name, facts in files], limit_bytes)
+        return read_files(self._fd, files, limit_bytes)
 
     def read_link(self, name: bytes) -> bytes:
         """Return a symlink's text."""
@@ -316,7 +316,7 @@ class PathDirectory(_Closing):
         return os.open(self._join(name), _READ_FLAGS)
 
     def read_ahead(
-        self, files: Sequence[tuple[bytes, Facts]], limit_bytes: int
+        self, files: Sequence[ListedEntry], limit_bytes: int
     ) -> tuple[list[bytes | None], bool]:
         """Read nothing ahead."""
         return [None] * len(files), False

@@ -8,11 +8,12 @@ What vanished is only collected: it is taken away when the whole scan has ended.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
 
+from twinfold.core.times import FIRST_TIME_NS, LAST_TIME_NS
 from twinfold.model import Kind
 
 OTHER = 0
@@ -83,7 +84,7 @@ class Known(NamedTuple):
 class Differences(NamedTuple):
     """A directory's listing against the state, in the order in which it is acted upon."""
 
-    fresh: list[tuple[bytes, Facts]]
+    fresh: list[ListedEntry]
     replaced: list[tuple[bytes, Facts, Known]]
     changed: list[tuple[bytes, Facts, Known]]
     directories: list[tuple[bytes, Facts, Known]]
@@ -91,33 +92,37 @@ class Differences(NamedTuple):
     vanished: list[Known]
 
 
-def compare_directory(listing: Mapping[bytes, Facts], known: Mapping[bytes, Known]) -> Differences:
-    """Return how a listing differs from what is known; equal files and symlinks are left out.
+def compare_directory(entries: Sequence[ListedEntry], known: Mapping[bytes, Known]) -> Differences:
+    """Return how what is listed differs from what is known; equal files and symlinks are left out.
 
     Every known directory that is still one is in ``directories``, changed or not. A name of a
     kind that is not synchronised counts as vanished.
     """
-    result = Differences([], [], [], [], [], [])
-    for name, facts in listing.items():
-        before = known.get(name)
-        kind = facts[0]
-        if before is not None and before.facts == facts and kind != DIRECTORY:
-            continue
-        if kind == OTHER:
-            result.others.append(name)
-        elif before is None:
-            result.fresh.append((name, facts))
-        elif before.facts[0] != kind:
-            result.replaced.append((name, facts, before))
-        elif kind == DIRECTORY:
-            result.directories.append((name, facts, before))
-        else:
-            result.changed.append((name, facts, before))
-    for name, before in known.items():
-        now = listing.get(name)
-        if now is None or now[0] == OTHER:
-            result.vanished.append(before)
+    others = [entry[0] for entry in entries if entry[1] == OTHER]
+    fresh = [entry for entry in entries if entry[0] not in known and entry[1] != OTHER]
+    result = Differences(fresh, [], [], [], others, [])
+    if known:
+        there = {entry[0]: Facts._make(entry[1:]) for entry in entries if entry[1] != OTHER}
+        for name, facts in there.items():
+            if name in known:
+                _compare(name, facts, known[name], result)
+        result.vanished.extend(before for name, before in known.items() if name not in there)
     return result
+
+
+def _compare(name: bytes, facts: Facts, before: Known, result: Differences) -> None:
+    kind = facts[0]
+    if before.facts[0] != kind:
+        result.replaced.append((name, facts, before))
+    elif kind == DIRECTORY:
+        result.directories.append((name, facts, before))
+    elif before.facts != facts:
+        result.changed.append((name, facts, before))
+
+
+def names_not_kept(entries: Iterable[ListedEntry]) -> list[bytes]:
+    """Return the names of those whose mtime is not the file's own, but the nearest that is kept."""
+    return [entry[0] for entry in entries if not FIRST_TIME_NS < entry[4] < LAST_TIME_NS]
 
 
 def differs_in_attributes(facts: Facts, known: Known) -> bool:

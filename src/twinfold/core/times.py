@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 LAST_TIME_NS = (1 << 63) - 1
 FIRST_TIME_NS = -LAST_TIME_NS
 
@@ -13,8 +11,3 @@ TIME_NOT_KEPT = "has a time before 1678 or after 2262; the destination gets the 
 def kept_time_ns(time_ns: int) -> int:
     """Return the time that is kept of one that a file system tells: the nearest that can be."""
     return max(FIRST_TIME_NS, min(time_ns, LAST_TIME_NS))
-
-
-def names_not_kept(times_ns: Iterable[tuple[bytes, int]]) -> list[bytes]:
-    """Return the names whose time is not the file's own."""
-    return [name for name, time_ns in times_ns if not FIRST_TIME_NS < time_ns < LAST_TIME_NS]

@@ -23,9 +23,6 @@ NewFile = tuple[bytes, int, int, tuple[bytes | memoryview, ...]]
 NewName = tuple[int, bytes, int, bytes]
 """A descriptor and a name there: of a file, and of the directory and name that it gets."""
 
-ListedFile = tuple[bytes, int, int, int, int, int, int]
-"""Name, mode, size in bytes, mtime and ctime in ns, device and inode of a file."""
-
 FileIdentity = tuple[int, int]
 """Inode and ctime in ns of a file."""
 
@@ -99,7 +96,7 @@ def rename_files_singly(files: Sequence[NewName]) -> tuple[list[FileIdentity], i
 
 
 def read_nothing(
-    _directory_fd: int, files: Sequence[ListedFile], _limit_bytes: int
+    _directory_fd: int, files: Sequence[ListedEntry], _limit_bytes: int
 ) -> tuple[list[bytes | None], bool]:
     """Do as `read_files` may: leave each to be read on its own."""
     return [None] * len(files), False
@@ -123,7 +120,7 @@ Returns:
     The identity of each, and the error number that hindered the next one, or 0.
 """
 
-read_files: Callable[[int, Sequence[ListedFile], int], tuple[list[bytes | None], bool]]
+read_files: Callable[[int, Sequence[ListedEntry], int], tuple[list[bytes | None], bool]]
 """Read files in a directory, and ask the system to fetch those over the limit in bytes.
 
 Returns:
