@@ -21,7 +21,7 @@ from twinfold.server.lack import NO_FILES, NO_ROOM, Lack
 from twinfold.storage.interface import Index
 
 _HOLE = chunk_id(bytes(MAX_SIZE_BYTES))
-"""The chunk that runs of zeros are cut into; it takes no room."""
+"""The chunk that runs of zeros are cut into; it takes no room, and is in no smaller file."""
 
 
 class Upload:
@@ -182,6 +182,8 @@ def room_for(change: Change, index: Index) -> tuple[int, int]:
     if isinstance(change, PutFile):
         if change.upload:
             return 0, 0
+        if change.size < MAX_SIZE_BYTES:
+            return change.size, 1
         return sum(chunk.size for chunk in change.chunks if chunk.id != _HOLE), 1
     if isinstance(change, ExtendUpload):
         needed_bytes = max(part_bytes(change), change.left_bytes) - there_bytes(change, index)
