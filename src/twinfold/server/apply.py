@@ -235,6 +235,8 @@ class Application:
         return True
 
     def _drop(self, staged: StagedChange) -> None:
+        if not staged.name:
+            return  # It goes where the new directory goes that it was staged in.
         self.unused.append(staged.name)
         node = self._work.child(STAGING, staged.name)
         if node is not None:
