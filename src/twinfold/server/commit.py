@@ -204,12 +204,10 @@ class Committer:
         others = 0
         for batch in batches:
             for staged in batch.changes:
-                change = staged.change
-                if staged.refusal is not None:
+                if staged.is_in_directory or staged.refusal is not None:
                     continue
+                change = staged.change
                 if isinstance(change, PutFile):
-                    if staged.is_in_directory:
-                        continue
                     files[staged.name] = None
                     if change.upload or not staged.inode:
                         staged.inode = self._staging.finish_file(
