@@ -296,6 +296,8 @@ class Stager:
                 raise ContentMismatchError("the bytes of a chunk do not have the hash announced")
             pieces[announced] = data
         self._write(batch, pieces)
+        if not batch.wanted:
+            self.finish(batch)
 
     def build(self, batch: StagedBatch, recipes: Iterable[Recipe]) -> None:
         """Build chunks that the batch wants by checked recipes; where one fails it wants on.
@@ -368,18 +370,20 @@ class Stager:
         return file
 
     def finish(self, batch: StagedBatch) -> None:
-        """Let go of the batch's files: all bytes are there."""
+        """Let go of the batch's files: all bytes are there. Once is enough."""
+        if batch.is_finished:
+            return
         for staged in batch.changes:
             if staged.refusal is None and staged.chunks and not staged.inode:
                 self._open_file(self._name(batch, staged)).extend(
                     staged.offset + sum(chunk.size for chunk in staged.chunks)
                 )
-        if not self._files:
-            return
-        for staged in batch.changes:
-            file = self._files.pop(staged.name, None)
-            if file is not None:
-                file.close()
+        if self._files:
+            for staged in batch.changes:
+                file = self._files.pop(staged.name, None)
+                if file is not None:
+                    file.close()
+        batch.is_finished = True
 
     def drop(self, batches: Iterable[StagedBatch]) -> None:
         """Throw away what was staged for batches that will not be committed."""

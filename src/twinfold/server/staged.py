@@ -93,6 +93,7 @@ class StagedBatch:
         promised: those that an earlier batch brings.
         kept_chunks: those that a content on record has: some file should hold them.
         sizes: of the chunks, as announced.
+        is_finished: all bytes are there, and its files are closed.
         is_decided: the index has the batch; what was staged for it is not ours any more.
         names: staged objects that are this batch's alone.
     """
@@ -106,6 +107,7 @@ class StagedBatch:
         self.kept_chunks: set[bytes] = set()
         self.content_bytes = 0
         self.sizes: dict[bytes, int] = {}
+        self.is_finished = False
         self.is_decided = False
         self.names: list[bytes] = []
 

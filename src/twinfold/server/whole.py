@@ -92,4 +92,4 @@ def _put(staged: StagedChange) -> PutFile:
 
 def _new_file(change: PutFile, name: bytes, pieces: Mapping[bytes, bytes | memoryview]) -> NewFile:
     parts = tuple([pieces[chunk.id] for chunk in change.chunks])
-    return NewFile(name, change.mode, change.mtime_ns, parts)
+    return name, change.mode, change.mtime_ns, parts
