@@ -24,7 +24,8 @@ from twinfold.core.session import FolderSession
 from twinfold.errors import DestinationError
 from twinfold.model import ExtendUpload, Kind, MakeDirectory, MakeSymlink, PutFile
 from twinfold.protocol import OpenSession, Refusal
-from twinfold.server.apply import Application, Barred
+from twinfold.server.apply import Application
+from twinfold.server.barred import Barred
 from twinfold.server.lack import lack_of
 from twinfold.server.staged import StagedBatch, StagedChange
 from twinfold.storage.interface import (
