@@ -13,6 +13,7 @@ from twinfold.core.paths import (
     check_path,
     check_path_or_root,
     display,
+    is_surely_sound,
     is_within,
     join,
     split,
@@ -89,6 +90,34 @@ def test_what_is_within(one: list[bytes], two: list[bytes]) -> None:
 def test_what_is_displayed_is_one_line_that_does_nothing(path: bytes) -> None:
     """No control character reaches a terminal."""
     assert display(path).isprintable()
+
+
+_ANY_NAME = st.sampled_from(
+    [b"", b".", b"..", b"...", b".twinfold", b"a\0", b"a", b"b" * MAX_NAME_BYTES, b"b" * 256]
+)
+
+
+@given(st.lists(_ANY_NAME, max_size=3), st.lists(_ANY_NAME, min_size=1, max_size=4))
+def test_what_is_sound_at_first_sight_is_accepted(one: list[bytes], two: list[bytes]) -> None:
+    """Nothing gets in by way of a directory that was accepted, and what is in it does."""
+    above, path = b"/".join(one), b"/".join(two)
+    sound = {directory for directory in (above, split(path)[0]) if _is_accepted(directory)}
+    is_sound = is_surely_sound(path, sound)
+    assert is_sound == (split(path)[0] in sound and _is_accepted(path))
+
+
+def _is_accepted(path: bytes) -> bool:
+    try:
+        return check_path(path) == path
+    except PathRefusedError:
+        return False
+
+
+def test_at_first_sight_no_path_is_too_deep() -> None:
+    """However deep a directory is that was accepted."""
+    deep = b"/".join([b"a"] * MAX_DEPTH)
+    assert check_path(deep) == deep
+    assert not is_surely_sound(deep + b"/a", {deep})
 
 
 def test_the_root() -> None:

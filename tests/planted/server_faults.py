@@ -19,8 +19,8 @@ SERVER_FAULTS = (
         (
             Edit(
                 "server/stage.py",
-                "            if chunk.size != batch.sizes[chunk.id] or chunk_id(data) != chunk.id:",
-                "            if chunk.size != batch.sizes[chunk.id]:",
+                "            if chunk.size != sizes[announced] or chunk_id(data) != announced:",
+                "            if chunk.size != sizes[announced]:",
             ),
         ),
         (f"{RECEIVE}::test_bytes_with_another_hash_are_refused",),

@@ -22,6 +22,9 @@ would keep all other requests waiting."""
 _MOST_BLOCKS = 256
 """So many are kept to be joined at once: one of a single byte takes two hundred."""
 
+_SOON_DONE_BYTES = 256 * 1024
+"""So much is unpacked and decoded at once: another thread would be asked for about as long."""
+
 
 async def read_message(request: web.Request) -> bytes:
     """Return the body of a short message.
@@ -72,6 +75,8 @@ def _added(total: int, size_bytes: int) -> int:
 
 async def _batch(body: _Body, head: FrameHead) -> Batch:
     payload = await _checked(body, head)
+    if head.size_bytes <= _SOON_DONE_BYTES:
+        return protocol.decode(payload, Batch)
     return await asyncio.to_thread(protocol.decode, payload, Batch)
 
 
@@ -80,6 +85,8 @@ async def _checked(body: _Body, head: FrameHead) -> bytes | memoryview:
     digest = await body.read(head.head_bytes)
     packed = await body.read(head.packed_bytes)
     protocol.check_frame(head, digest, packed)
+    if head.size_bytes <= _SOON_DONE_BYTES:
+        return protocol.unpack_payload(head, packed)
     return await asyncio.to_thread(protocol.unpack_payload, head, packed)
 
 
@@ -103,6 +110,7 @@ class _Body:
     def __init__(self, content: StreamReader) -> None:
         self._content = content
         self._patience_s = protocol.PROGRESS_TIMEOUT_S
+        self._taken_bytes = 0
         self._block = memoryview(b"")
 
     async def next_head(self) -> FrameHead | None:
@@ -152,21 +160,34 @@ class _Body:
 
     async def _next_block(self) -> memoryview:
         """Return what has come since, waiting for it if need be; nothing at the end."""
-        began_s = time.monotonic()
-        try:
-            async with asyncio.timeout(self._patience_s):
-                # Block by block, as they came: joining them would copy them all.
-                data, is_end_of_part = await self._content.readchunk()
-                while is_end_of_part and not data and not self._content.at_eof():
-                    data, is_end_of_part = await self._content.readchunk()
-                if is_end_of_part and len(data) < _SMALL_BYTES:
-                    data += self._content.read_nowait()
-        except TimeoutError as error:
-            raise _too_slow() from error
-        self._patience_s -= time.monotonic() - began_s
+        if self._content.total_bytes > self._taken_bytes or self._content.is_eof():
+            # It is there: a time limit would cost more than to take it.
+            data = await self._read_block()
+        else:
+            data = await self._wait_for_block()
+        self._taken_bytes += len(data)
         self._patience_s += len(data) / protocol.MIN_BYTES_PER_S
         self._patience_s = min(self._patience_s, protocol.PROGRESS_TIMEOUT_S)
         return memoryview(data)
+
+    async def _wait_for_block(self) -> bytes:
+        began_s = time.monotonic()
+        try:
+            async with asyncio.timeout(self._patience_s):
+                data = await self._read_block()
+        except TimeoutError as error:
+            raise _too_slow() from error
+        self._patience_s -= time.monotonic() - began_s
+        return data
+
+    async def _read_block(self) -> bytes:
+        # Block by block, as they came: joining them would copy them all.
+        data, is_end_of_part = await self._content.readchunk()
+        while is_end_of_part and not data and not self._content.at_eof():
+            data, is_end_of_part = await self._content.readchunk()
+        if is_end_of_part and len(data) < _SMALL_BYTES:
+            data += self._content.read_nowait()
+        return data
 
 
 def _too_slow() -> ProtocolError:

@@ -24,7 +24,8 @@ from twinfold.core.session import FolderSession
 from twinfold.errors import DestinationError
 from twinfold.model import ExtendUpload, Kind, MakeDirectory, MakeSymlink, PutFile
 from twinfold.protocol import OpenSession, Refusal
-from twinfold.server.apply import Application, Barred
+from twinfold.server.apply import Application
+from twinfold.server.barred import Barred
 from twinfold.server.lack import lack_of
 from twinfold.server.staged import StagedBatch, StagedChange
 from twinfold.storage.interface import (
@@ -204,12 +205,10 @@ class Committer:
         others = 0
         for batch in batches:
             for staged in batch.changes:
-                change = staged.change
-                if staged.refusal is not None:
+                if staged.is_in_directory or staged.refusal is not None:
                     continue
+                change = staged.change
                 if isinstance(change, PutFile):
-                    if staged.is_in_directory:
-                        continue
                     files[staged.name] = None
                     if change.upload or not staged.inode:
                         staged.inode = self._staging.finish_file(

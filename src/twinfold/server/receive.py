@@ -251,7 +251,8 @@ class Receiver:
             staged.promised = frozenset()
             if staged.wanted:
                 return list(staged.wanted)
-        await self._pending.in_stage_thread(lambda: self._stager.finish(staged))
+        if not staged.is_finished:
+            await self._pending.in_stage_thread(lambda: self._stager.finish(staged))
         lacking = [c.change for c in staged.changes if c.refusal is not None and c.refusal.again]
         if lacking:
             self._rooms.note_refused(lacking)

@@ -11,7 +11,6 @@ from contextlib import AbstractContextManager
 
 from twinfold.core.chunking import chunk_id
 from twinfold.core.manifest import expand
-from twinfold.core.paths import split
 from twinfold.core.room import Room
 from twinfold.errors import ContentMismatchError, ProtocolError
 from twinfold.model import (
@@ -35,7 +34,8 @@ from twinfold.server.staged import (
     fit,
     upload_name,
 )
-from twinfold.storage.interface import Forest, Index, NewFile, StagedFile, Staging
+from twinfold.server.whole import WholeFiles
+from twinfold.storage.interface import Forest, Index, StagedFile, Staging
 
 _OPEN_FILES = 64
 _MANIFEST_PAGE = 4_096
@@ -80,6 +80,7 @@ class Stager:
         self._stopped: set[bytes] = set()
         self._leftovers: list[bytes] = []
         self._files: OrderedDict[bytes, StagedFile] = OrderedDict()
+        self._whole = WholeFiles(staging, self._name, self._refuse)
 
     def begin(
         self,
@@ -122,11 +123,8 @@ class Stager:
                     self._begin_change(batch, staged, bases)
                 elif isinstance(staged.change, ExtendUpload):
                     self._stopped.add(upload_name(staged.change.upload))
-            self._create_files(
-                batch,
-                [s for s in batch.changes if s.name and not s.chunks and s.comes_whole({})],
-                {},
-            )
+            empty = [s for s in batch.changes if not s.chunks and s.comes_whole({})]
+            self._whole.create(batch, empty, {})
             batch.chunks = frozenset(batch.wanted)
             batch.promised = batch.chunks & promised
             self.reuse(batch, [chunk for chunk in batch.wanted if chunk not in promised])
@@ -145,13 +143,15 @@ class Stager:
         elif isinstance(change, ExtendUpload):
             self._extend(batch, staged, change, bases.get(change.base))
         elif isinstance(change, MakeDirectory | MakeSymlink):
-            staged.name = self._new_name(batch)
+            self._name(batch, staged)
 
-    def _new_name(self, batch: StagedBatch) -> bytes:
-        self._names += 1
-        name = b"%b-%d" % (self._run_name, self._names)
-        batch.names.append(name)
-        return name
+    def _name(self, batch: StagedBatch, staged: StagedChange) -> bytes:
+        """Return the name of a staged object of this batch alone, a new one if it has none."""
+        if not staged.name:
+            self._names += 1
+            staged.name = b"%b-%d" % (self._run_name, self._names)
+            batch.names.append(staged.name)
+        return staged.name
 
     def _begin_file(self, batch: StagedBatch, staged: StagedChange, change: PutFile) -> None:
         if change.upload:
@@ -159,7 +159,6 @@ class Stager:
             self._uploads.pop(staged.name, None)
             staged.refusal = NO_ROOM if staged.name in self._stopped else None
             return
-        staged.name = self._new_name(batch)
         staged.chunks = change.chunks
         self._want(batch, staged)
 
@@ -288,13 +287,17 @@ class Stager:
             ContentMismatchError: bytes do not hash to what was announced for them.
         """
         pieces: dict[bytes, bytes | memoryview] = {}
+        wanted, sizes = batch.wanted, batch.sizes
         for chunk, data in zip(chunks, contents, strict=True):
-            if chunk.id not in batch.wanted:
+            announced = chunk.id
+            if announced not in wanted:
                 continue
-            if chunk.size != batch.sizes[chunk.id] or chunk_id(data) != chunk.id:
+            if chunk.size != sizes[announced] or chunk_id(data) != announced:
                 raise ContentMismatchError("the bytes of a chunk do not have the hash announced")
-            pieces[chunk.id] = data
+            pieces[announced] = data
         self._write(batch, pieces)
+        if not batch.wanted:
+            self.finish(batch)
 
     def build(self, batch: StagedBatch, recipes: Iterable[Recipe]) -> None:
         """Build chunks that the batch wants by checked recipes; where one fails it wants on.
@@ -317,72 +320,25 @@ class Stager:
 
     def _write(self, batch: StagedBatch, pieces: Mapping[bytes, bytes | memoryview]) -> None:
         """Put verified chunks into all the places that wait for them."""
-        whole: dict[bytes, StagedChange] = {}
+        whole: dict[StagedChange, None] = {}
         partial: dict[StagedChange, list[tuple[int, bytes | memoryview]]] = {}
         for chunk, data in pieces.items():
             for staged, offset in batch.wanted.get(chunk, ()):
-                if staged.refusal is not None or staged.inode or staged.name in whole:
+                if staged.refusal is not None or staged.inode or staged in whole:
                     continue
                 if staged not in partial and staged.comes_whole(pieces):
-                    whole[staged.name] = staged
+                    whole[staged] = None
                 else:
                     partial.setdefault(staged, []).append((offset, data))
         for staged, parts in partial.items():
             staged.is_begun = True
             try:
-                self._open_file(staged.name).write(parts)
+                self._open_file(self._name(batch, staged)).write(parts)
             except OSError as error:
                 self._refuse(batch, staged, error)
-        self._create_files(batch, list(whole.values()), pieces)
+        self._whole.create(batch, list(whole), pieces)
         for chunk in pieces:
             batch.wanted.pop(chunk, None)
-
-    def _create_files(
-        self,
-        batch: StagedBatch,
-        files: Sequence[StagedChange],
-        pieces: Mapping[bytes, bytes | memoryview],
-    ) -> None:
-        by_directory: dict[StagedChange | None, list[StagedChange]] = {}
-        for staged in files:
-            by_directory.setdefault(staged.directory, []).append(staged)
-        alone = by_directory.pop(None, [])
-        for directory, inside in by_directory.items():
-            assert directory is not None
-            alone += inside[self._create_inside(directory, inside, pieces) :]
-        while alone:
-            new = [_new_file(staged, staged.name, pieces) for staged in alone]
-            identities, error = self._staging.create_files(new)
-            for staged, identity in zip(alone, identities, strict=False):
-                staged.note_created(identity)
-            if error is None:
-                return
-            self._refuse(batch, alone[len(identities)], error)
-            alone = alone[len(identities) + 1 :]
-
-    def _create_inside(
-        self,
-        directory: StagedChange,
-        files: Sequence[StagedChange],
-        pieces: Mapping[bytes, bytes | memoryview],
-    ) -> int:
-        """Stage files in their new directory; return how many.
-
-        The next one is hindered by something. That is judged where it is staged by itself.
-        """
-        if directory.refusal is not None:
-            return 0
-        new = [_new_file(staged, _name(staged), pieces) for staged in files]
-        try:
-            if not directory.inode:
-                directory.inode = self._staging.create_directory(directory.name)
-            identities, _ = self._staging.create_files(new, directory.name)
-        except OSError:
-            return 0
-        for staged, identity in zip(files, identities, strict=False):
-            staged.note_created(identity)
-            staged.is_in_directory = directory.is_filled = True
-        return len(identities)
 
     def _refuse(self, batch: StagedBatch, staged: StagedChange, error: OSError) -> None:
         """Leave a change out for which the system has no room; the others go on.
@@ -414,16 +370,20 @@ class Stager:
         return file
 
     def finish(self, batch: StagedBatch) -> None:
-        """Let go of the batch's files: all bytes are there."""
+        """Let go of the batch's files: all bytes are there. Once is enough."""
+        if batch.is_finished:
+            return
         for staged in batch.changes:
             if staged.refusal is None and staged.chunks and not staged.inode:
-                self._open_file(staged.name).extend(
+                self._open_file(self._name(batch, staged)).extend(
                     staged.offset + sum(chunk.size for chunk in staged.chunks)
                 )
-        for staged in batch.changes:
-            file = self._files.pop(staged.name, None)
-            if file is not None:
-                file.close()
+        if self._files:
+            for staged in batch.changes:
+                file = self._files.pop(staged.name, None)
+                if file is not None:
+                    file.close()
+        batch.is_finished = True
 
     def drop(self, batches: Iterable[StagedBatch]) -> None:
         """Throw away what was staged for batches that will not be committed."""
@@ -438,17 +398,3 @@ class Stager:
         except OSError:
             return  # They are in nobody's way, and go with the next ones.
         self._leftovers = []
-
-
-def _name(staged: StagedChange) -> bytes:
-    assert isinstance(staged.change, PutFile)
-    return split(staged.change.path)[1]
-
-
-def _new_file(
-    staged: StagedChange, name: bytes, pieces: Mapping[bytes, bytes | memoryview]
-) -> NewFile:
-    change = staged.change
-    assert isinstance(change, PutFile)
-    parts = tuple([pieces[chunk.id] for chunk in staged.chunks])
-    return NewFile(name, change.mode, change.mtime_ns, parts)

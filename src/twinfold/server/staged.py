@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import msgspec
+
 from twinfold.core.chunking import MAX_SIZE_BYTES, chunk_id
 from twinfold.core.paths import split
 from twinfold.core.room import Room
@@ -21,7 +23,7 @@ from twinfold.server.lack import NO_FILES, NO_ROOM, Lack
 from twinfold.storage.interface import Index
 
 _HOLE = chunk_id(bytes(MAX_SIZE_BYTES))
-"""The chunk that runs of zeros are cut into; it takes no room."""
+"""The chunk that runs of zeros are cut into; it takes no room, and is in no smaller file."""
 
 
 class Upload:
@@ -32,18 +34,18 @@ class Upload:
         self.position = position
 
 
-class StagedChange:
+class StagedChange(msgspec.Struct, eq=False, gc=False):
     """One change with what was staged for it.
 
     Attributes:
-        name: of the staged object, empty if the change needs none.
+        name: of the staged object, empty as long as it needs none.
         inode: of the staged object, once it is there as a whole.
         ctime_ns: of a file in its directory.
         directory: the change of the same batch that makes the directory of a new file.
         is_in_directory: the file was staged in that directory, under its own name.
         is_filled: files were staged in this directory.
         node: the node that a directory has become.
-        is_begun: some of its content is staged.
+        is_begun: some of its content is staged, piece by piece.
         chunks: the content that this change brings, in order.
         offset: where the chunks begin in the file.
         position: number of the first chunk in the file's manifest.
@@ -53,55 +55,33 @@ class StagedChange:
         refusal: why the destination cannot take it, None if it can.
     """
 
-    __slots__ = (
-        "change",
-        "chunks",
-        "ctime_ns",
-        "directory",
-        "inode",
-        "is_begun",
-        "is_filled",
-        "is_in_directory",
-        "kept",
-        "kept_bytes",
-        "laid",
-        "name",
-        "node",
-        "offset",
-        "position",
-        "refusal",
-    )
-
-    def __init__(self, change: Change) -> None:
-        self.change = change
-        self.name = b""
-        self.inode = 0
-        self.ctime_ns = 0
-        self.directory: StagedChange | None = None
-        self.is_in_directory = False
-        self.is_filled = False
-        self.node = 0
-        self.is_begun = False
-        self.chunks: Sequence[Chunk] = ()
-        self.offset = 0
-        self.position = 0
-        self.kept = 0
-        self.kept_bytes = 0
-        self.laid: list[range] = []
-        self.refusal: Lack | None = None
-
-    def note_created(self, identity: tuple[int, int]) -> None:
-        """The whole file was staged, with this inode and ctime in ns."""
-        self.inode, self.ctime_ns = identity
-        self.is_begun = True
+    change: Change
+    name: bytes = b""
+    inode: int = 0
+    ctime_ns: int = 0
+    directory: StagedChange | None = None
+    is_in_directory: bool = False
+    is_filled: bool = False
+    node: int = 0
+    is_begun: bool = False
+    chunks: Sequence[Chunk] = ()
+    offset: int = 0
+    position: int = 0
+    kept: int = 0
+    kept_bytes: int = 0
+    laid: list[range] = []
+    refusal: Lack | None = None
 
     def comes_whole(self, pieces: Mapping[bytes, object]) -> bool:
         """Tell whether all of a file is among these chunks, so that one call stages it."""
-        if self.is_begun or self.refusal is not None:
+        if self.inode or self.is_begun or self.refusal is not None:
             return False
         if not isinstance(self.change, PutFile) or self.change.upload:
             return False
-        return all(chunk.id in pieces for chunk in self.chunks)
+        for chunk in self.chunks:  # noqa: SIM110 (once a file: a generator costs more)
+            if chunk.id not in pieces:
+                return False
+        return True
 
 
 class StagedBatch:
@@ -113,6 +93,7 @@ class StagedBatch:
         promised: those that an earlier batch brings.
         kept_chunks: those that a content on record has: some file should hold them.
         sizes: of the chunks, as announced.
+        is_finished: all bytes are there, and its files are closed.
         is_decided: the index has the batch; what was staged for it is not ours any more.
         names: staged objects that are this batch's alone.
     """
@@ -126,6 +107,7 @@ class StagedBatch:
         self.kept_chunks: set[bytes] = set()
         self.content_bytes = 0
         self.sizes: dict[bytes, int] = {}
+        self.is_finished = False
         self.is_decided = False
         self.names: list[bytes] = []
 
@@ -182,6 +164,8 @@ def room_for(change: Change, index: Index) -> tuple[int, int]:
     if isinstance(change, PutFile):
         if change.upload:
             return 0, 0
+        if change.size < MAX_SIZE_BYTES:
+            return change.size, 1
         return sum(chunk.size for chunk in change.chunks if chunk.id != _HOLE), 1
     if isinstance(change, ExtendUpload):
         needed_bytes = max(part_bytes(change), change.left_bytes) - there_bytes(change, index)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import msgspec
 
@@ -332,13 +332,8 @@ class StagedFile(Protocol):
         """Let go of the file."""
 
 
-class NewFile(NamedTuple):
-    """A whole file to stage; its bytes are the parts, one after the other."""
-
-    name: bytes
-    mode: int
-    mtime_ns: int
-    parts: tuple[bytes | memoryview, ...]
+NewFile = tuple[bytes, int, int, tuple[bytes | memoryview, ...]]
+"""Name, mode, mtime in ns, and the content in parts of a whole file to stage."""
 
 
 class Staging(Protocol):

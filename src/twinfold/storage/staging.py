@@ -190,7 +190,7 @@ class Staging:
             identities, number = create_files(fd, files)
         if not number:
             return identities, None
-        return identities, OSError(number, os.strerror(number), files[len(identities)].name)
+        return identities, OSError(number, os.strerror(number), files[len(identities)][0])
 
     @contextmanager
     def _opened(self, directory: bytes) -> Iterator[int]:

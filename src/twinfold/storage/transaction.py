@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 SESSION_FOLDER = "main"
 
 _PREFIX = struct.Struct("<q")
+_DIRECTORY = Kind.DIRECTORY
+"""Looked up once: Python 3.11 takes a quarter of a microsecond to find it in its class."""
 
 
 def chunk_prefix(chunk_id: bytes) -> int:
@@ -99,7 +101,7 @@ class SqlTransaction:
         node_id = node.id
         before = self._by_id.get(node_id)
         if before is None:
-            if node.kind is Kind.DIRECTORY:
+            if node.kind is _DIRECTORY:
                 self._fresh.add(node_id)
         elif moved and self._by_name.get((before.parent, before.name)) is before:
             self._by_name[before.parent, before.name] = None
@@ -111,7 +113,8 @@ class SqlTransaction:
         rows = self._place_rows
         for chunk in chunks:
             chunk_id, size = chunk.id, chunk.size
-            rows.append((node_id, position, offset, size, Blob(chunk_id), chunk_prefix(chunk_id)))
+            prefix = _PREFIX.unpack_from(chunk_id)[0]
+            rows.append((node_id, position, offset, size, Blob(chunk_id), prefix))
             position += 1
             offset += size
 
