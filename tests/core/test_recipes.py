@@ -27,6 +27,7 @@ from twinfold.core.recipes import (
     NewChunk,
     check_recipe,
     follow_recipe,
+    with_packed_literal,
     write_recipes,
 )
 from twinfold.errors import LimitError, ProtocolError
@@ -189,14 +190,14 @@ def test_a_recipe_builds_its_chunk(old: bytes, other: bytes, data: st.DataObject
         )
     )[:MAX_SIZE_BYTES]
     held = {chunk_id(chunk): chunk for chunk in (old, other)}
-    recipe = write_recipe(new, held.values(), fine=data.draw(st.booleans()))
-    if recipe is None:
+    written = write_recipe(new, held.values(), fine=data.draw(st.booleans()))
+    if written is None:
         return
-    (recipe,) = decode_recipes(encode([recipe]))
-    assert recipe.id == chunk_id(new)
-    assert recipe.size == len(new)
-    assert all(base.size == len(held[base.id]) for base in recipe.bases)
-    assert follow_recipe(recipe, [held[base.id] for base in recipe.bases]) == new
+    for recipe in decode_recipes(encode([written, with_packed_literal(written, new)])):
+        assert recipe.id == chunk_id(new)
+        assert recipe.size == len(new)
+        assert all(base.size == len(held[base.id]) for base in recipe.bases)
+        assert follow_recipe(recipe, [held[base.id] for base in recipe.bases]) == new
 
 
 def test_a_small_edit_is_a_small_recipe() -> None:
@@ -214,10 +215,11 @@ def test_what_is_new_is_packed_by_what_is_copied() -> None:
     odd = dice.randbytes(2_000)
     old = dice.randbytes(20_000) + odd + dice.randbytes(20_000)
     new = old[:8_000] + odd + old[8_000:]
-    recipe = write_recipe(new, [old])
-    assert recipe is not None
-    literal_bytes = sum(part for part in recipe.parts if isinstance(part, int))
-    assert len(recipe.literal) < literal_bytes - 500
+    plain = write_recipe(new, [old])
+    assert plain is not None
+    assert follow_recipe(plain, [old]) == new
+    recipe = with_packed_literal(plain, new)
+    assert len(recipe.literal) < len(plain.literal) - 500
     assert follow_recipe(recipe, [old]) == new
     assert follow_recipe(recipe, [bytes(len(old))]) != new
 

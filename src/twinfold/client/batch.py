@@ -12,7 +12,7 @@ from twinfold.client.read import Cut
 from twinfold.client.state import ROOT_NODE, State
 from twinfold.client.subblocks import Draft, NewRows
 from twinfold.core.planning import DIRECTORY
-from twinfold.core.recipes import NewChunk, write_recipes
+from twinfold.core.recipes import NewChunk, with_packed_literal, write_recipes
 from twinfold.model import CHUNK_ID_SIZE_BYTES, Change, Chunk, Recipe
 
 MAX_CHANGES = 1_000
@@ -25,6 +25,9 @@ MAX_KEPT_BYTES = 192 * 1024 * 1024
 """Content that a batch brings, kept bytes included: the server works on that while we read on."""
 
 PATIENCE_S = 0.02
+
+_TOGETHER_BYTES = 128 * 1024
+"""So much that is new in recipes is packed together; less, each by what it copies."""
 
 _SIEVE_BYTES = 1 << 21
 _NO_ROWS: Mapping[bytes, bytes] = {}
@@ -89,7 +92,7 @@ class Batch:
         )
 
     def write_recipes(self) -> None:
-        """Make recipes of the drafts: work that the scan need not wait for."""
+        """Make recipes of the drafts, ready to be sent: work that the scan need not wait for."""
         for draft in self.drafts:
             new = [
                 NewChunk(chunk_id, piece, self.sub_blocks[chunk_id])
@@ -98,6 +101,11 @@ class Batch:
             ]
             self.recipes.update((recipe.id, recipe) for recipe in write_recipes(draft.old, new))
         self.drafts.clear()
+        if sum(len(recipe.literal) for recipe in self.recipes.values()) < _TOGETHER_BYTES:
+            for chunk_id, recipe in self.recipes.items():
+                piece = self.pieces[chunk_id]
+                if not isinstance(piece, Stretch):
+                    self.recipes[chunk_id] = with_packed_literal(recipe, piece)
 
 
 class Pending:

@@ -138,7 +138,7 @@ class Transfer:
             self._window.leave(batch.held_bytes)
 
     async def _deliver(self, batch: Batch, number: int) -> tuple[BatchAnswer, int]:
-        if batch.drafts:
+        if batch.drafts or batch.recipes:
             await asyncio.to_thread(batch.write_recipes)
         eager = self._send_all or _eager_bytes(batch) <= EAGER_BYTES
         sent_bytes = forgotten = refusals = 0
@@ -227,7 +227,9 @@ class _Delivery:
     async def exchange(self, eager: bool) -> BatchAnswer:
         """Send the header, then what is missing, until the server has committed."""
         batch = self._batch
-        header = self._frames.header(batch.changes) + self._frames.recipes(batch.recipes.values())
+        header = self._frames.header(batch.changes)
+        if batch.recipes:
+            header += await asyncio.to_thread(self._frames.recipes, batch.recipes.values())
         self.content_bytes += sum(len(recipe.literal) for recipe in batch.recipes.values())
         pieces: list[tuple[bytes, Piece]] = []
         if eager:

@@ -8,7 +8,7 @@ the chunk's id by whoever builds it.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from twinfold.core.chunking import MAX_SIZE_BYTES
@@ -32,7 +32,7 @@ _LEVEL = 3
 
 _LEAST_DICTIONARY_BYTES = 8
 
-_WORTH_LITERAL = 0.75
+_WORTH_LITERAL = 0.9
 """A recipe that brings more of its chunk than this itself is not worth it."""
 
 
@@ -45,7 +45,7 @@ class NewChunk(NamedTuple):
 
 
 def write_recipes(old: Iterable[tuple[bytes, bytes]], new: Sequence[NewChunk]) -> list[Recipe]:
-    """Return recipes for those of the new chunks that old ones have much of.
+    """Return recipes, with plain literals, for those of the new chunks that old ones have much of.
 
     Args:
         old: (chunk id, rows) of each; rows that no chunk can have are left out.
@@ -70,22 +70,34 @@ def _recipe(new: NewChunk, found: Sequence[Part], old: Sequence[Chunk]) -> Recip
         for number, offset, size in found
     ]
     bases = [old[number] for number in places]
-    return Recipe(new.id, size_bytes, bases, parts, _packed_literal(new.data, parts))
+    literal = b"".join(piece for piece, part in _pieces(new.data, parts) if isinstance(part, int))
+    return Recipe(new.id, size_bytes, bases, parts, literal)
 
 
-def _packed_literal(data: bytes | memoryview, parts: Sequence[int | Copy]) -> bytes:
-    literal: list[bytes | memoryview] = []
-    copied: list[bytes | memoryview] = []
+def _pieces(
+    data: bytes | memoryview, parts: Iterable[int | Copy]
+) -> Iterator[tuple[bytes | memoryview, int | Copy]]:
+    """Yield what a chunk has of each part."""
     offset = 0
     for part in parts:
-        size = part if isinstance(part, int) else part.size
-        (literal if isinstance(part, int) else copied).append(data[offset : offset + size])
-        offset += size
-    plain, dictionary = b"".join(literal), b"".join(copied)
-    if len(dictionary) < _LEAST_DICTIONARY_BYTES:
-        return plain
-    packed = zstd.compress(plain, _LEVEL, zstd_dict=_dictionary(dictionary))
-    return packed if len(packed) < len(plain) else plain
+        end = offset + (part if isinstance(part, int) else part.size)
+        yield data[offset:end], part
+        offset = end
+
+
+def with_packed_literal(recipe: Recipe, data: bytes | memoryview) -> Recipe:
+    """Return a recipe with a plain literal, packed by what is copied if that makes it smaller.
+
+    It pays where recipes are few; many are packed better, and faster, with one another.
+    """
+    pieces = _pieces(data, recipe.parts)
+    copied = b"".join(piece for piece, part in pieces if isinstance(part, Copy))
+    if len(copied) < _LEAST_DICTIONARY_BYTES:
+        return recipe
+    packed = zstd.compress(recipe.literal, _LEVEL, zstd_dict=_dictionary(copied))
+    if len(packed) >= len(recipe.literal):
+        return recipe
+    return Recipe(recipe.id, recipe.size, recipe.bases, recipe.parts, packed)
 
 
 def _dictionary(copied: bytes) -> tuple[zstd.ZstdDict, int]:
