@@ -9,6 +9,7 @@ from sqlalchemy import Engine, Executable, bindparam, delete, insert, select, te
 from twinfold.storage import tables
 
 PREFIXES_A_QUERY = 256
+NAMES_A_QUERY = 64
 
 
 class Statements:
@@ -21,6 +22,10 @@ class Statements:
             select(nodes).where(
                 nodes.c.parent == bindparam("parent"), nodes.c.name == bindparam("name")
             )
+        )
+        names: list[Any] = [bindparam(f"name_{number}") for number in range(NAMES_A_QUERY)]
+        self.some_children = self._compile(
+            select(nodes).where(nodes.c.parent == bindparam("parent"), nodes.c.name.in_(names))
         )
         self.node = self._compile(select(nodes).where(nodes.c.id == bindparam("id")))
         self.children = self._compile(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 from sqlalchemy import Connection, delete, select
@@ -13,10 +13,8 @@ from twinfold.core.session import FolderSession
 from twinfold.model import Chunk, Kind
 from twinfold.storage import tables
 from twinfold.storage.interface import Node, Step
+from twinfold.storage.statements import NAMES_A_QUERY, Statements
 from twinfold.system.sqlite_values import Blob
-
-if TYPE_CHECKING:
-    from twinfold.storage.statements import Statements
 
 SESSION_FOLDER = "main"
 
@@ -58,6 +56,20 @@ class SqlTransaction:
         self._fresh: set[int] = set()
         self._place_rows: list[tuple[Any, ...]] = []
         self._attic_rows: list[tuple[Any, ...]] = []
+
+    def look_up(self, parent: int, names: Sequence[bytes]) -> None:
+        """Look names up together that `child` will be asked for: many at once take less time."""
+        if parent in self._fresh:
+            return
+        unknown = [name for name in names if (parent, name) not in self._by_name]
+        for start in range(0, len(unknown), NAMES_A_QUERY):
+            group = unknown[start : start + NAMES_A_QUERY]
+            padded = group + group[-1:] * (NAMES_A_QUERY - len(group))
+            rows = self._cursor.execute(self._statements.some_children, (parent, *padded))
+            for row in rows.fetchall():
+                self._remember(row)
+            for name in group:
+                self._by_name.setdefault((parent, name), None)
 
     def child(self, parent: int, name: bytes) -> Node | None:
         """Return the node of that name, if there is one."""
