@@ -10,6 +10,7 @@ from twinfold.storage import tables
 
 PREFIXES_A_QUERY = 256
 NAMES_A_QUERY = 64
+PLACES_A_QUERY = 32
 
 
 class Statements:
@@ -75,6 +76,12 @@ class Statements:
         numbered: list[Any] = [bindparam(f"prefix_{number}") for number in range(PREFIXES_A_QUERY)]
         self.known = self._compile(
             select(places.c.chunk).where(places.c.chunk_prefix.in_(numbered))
+        )
+        columns_of_place = places.c.chunk, places.c.node, places.c.start, places.c.size
+        self.some_places = self._compile(
+            select(*columns_of_place, nodes.c.parent, nodes.c.name)
+            .join(nodes, nodes.c.id == places.c.node)
+            .where(places.c.chunk_prefix.in_(numbered[:PLACES_A_QUERY]))
         )
         self.parent = self._compile(
             select(nodes.c.parent, nodes.c.name).where(nodes.c.id == bindparam("id"))
