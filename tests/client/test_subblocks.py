@@ -82,7 +82,9 @@ def test_a_chunk_of_a_batch_on_its_way_is_not_kept_again(state: State) -> None:
 
 
 @pytest.mark.parametrize(("edited", "is_packed"), [(3, True), (60, False)])
-def test_much_that_is_new_is_left_to_be_packed_together(edited: int, is_packed: bool) -> None:
+def test_much_that_is_new_is_left_to_be_packed_together(
+    state: State, edited: int, is_packed: bool
+) -> None:
     """What little is new in few chunks is packed by what they copy, each by itself."""
     dice = random.Random(1)
     words = [dice.randbytes(10).hex().encode() for _ in range(1_000)]
@@ -94,8 +96,9 @@ def test_much_that_is_new_is_left_to_be_packed_together(edited: int, is_packed: 
         held |= {chunk_id(old): old, chunk_id(new): new}
         batch.pieces[chunk_id(new)] = new
         batch.sub_blocks.add(chunk_id(new), len(new), fine=True)
-        batch.drafts.append(Draft([chunk_id(new)], [(chunk_id(old), sub_blocks(old, fine=True))]))
-    batch.write_recipes()
+        state.acknowledge([], [], None, [(chunk_id(old), sub_blocks(old, fine=True))])
+        batch.drafts.append(Draft([chunk_id(new)], chunk_id(old), 0))
+    batch.write_recipes(state)
     assert len(batch.recipes) == edited
     for recipe in batch.recipes.values():
         assert follow_recipe(recipe, [held[base.id] for base in recipe.bases]) == held[recipe.id]

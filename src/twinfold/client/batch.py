@@ -10,7 +10,7 @@ from typing import NamedTuple
 from twinfold.client.effects import Effect, Insert, Relocate, Remove, Update
 from twinfold.client.read import Cut
 from twinfold.client.state import ROOT_NODE, State
-from twinfold.client.subblocks import Draft, NewRows
+from twinfold.client.subblocks import Draft, NewRows, with_old_rows
 from twinfold.core.planning import DIRECTORY
 from twinfold.core.recipes import NewChunk, with_packed_literal, write_recipes
 from twinfold.model import CHUNK_ID_SIZE_BYTES, Change, Chunk, Recipe
@@ -91,15 +91,15 @@ class Batch:
             or len(self.effects) >= 4 * MAX_CHANGES
         )
 
-    def write_recipes(self) -> None:
+    def write_recipes(self, state: State) -> None:
         """Make recipes of the drafts, ready to be sent: work that the scan need not wait for."""
-        for draft in self.drafts:
+        for draft, old in with_old_rows(state, self.drafts):
             new = [
                 NewChunk(chunk_id, piece, self.sub_blocks[chunk_id])
                 for chunk_id in draft.new
                 if not isinstance(piece := self.pieces[chunk_id], Stretch)
             ]
-            self.recipes.update((recipe.id, recipe) for recipe in write_recipes(draft.old, new))
+            self.recipes.update((recipe.id, recipe) for recipe in write_recipes(old, new))
         self.drafts.clear()
         if sum(len(recipe.literal) for recipe in self.recipes.values()) < _TOGETHER_BYTES:
             for chunk_id, recipe in self.recipes.items():

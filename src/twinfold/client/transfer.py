@@ -139,7 +139,7 @@ class Transfer:
 
     async def _deliver(self, batch: Batch, number: int) -> tuple[BatchAnswer, int]:
         if batch.drafts or batch.recipes:
-            await asyncio.to_thread(batch.write_recipes)
+            await asyncio.to_thread(batch.write_recipes, self._state)
         eager = self._send_all or _eager_bytes(batch) <= EAGER_BYTES
         sent_bytes = forgotten = refusals = 0
         while True:
