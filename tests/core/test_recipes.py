@@ -265,7 +265,11 @@ def test_out_of_many_chunks_only_some_are_used() -> None:
 )
 def test_rows_that_no_chunk_has_are_left_out(rows: bytes) -> None:
     new = random.Random(3).randbytes(60_000)
-    assert write_recipe(new, [(bytes(32), rows + sub_blocks(new) if rows else rows)]) is None
+    impossible = rows + sub_blocks(new) if rows else rows
+    assert write_recipe(new, [(bytes(32), impossible)]) is None
+    for match in (match_rows, match_rows_in_python):
+        [parts] = match([impossible, impossible[:-1]], [sub_blocks(new)], MAX_BASES)
+        assert parts == [(-1, 0, len(new))]
 
 
 _GOOD = Recipe(b"i" * 32, 12, [Chunk(b"b" * 32, 10)], [2, Copy(0, 0, 10)], b"ab")

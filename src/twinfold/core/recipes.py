@@ -8,11 +8,11 @@ the chunk's id by whoever builds it.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from twinfold.core.chunking import MAX_SIZE_BYTES
-from twinfold.core.matching import Part, can_be_rows, match_rows, total_size
+from twinfold.core.matching import Part, match_rows, total_size
 from twinfold.errors import LimitError, ProtocolError
 from twinfold.model import CHUNK_ID_SIZE_BYTES, Chunk, Copy, Recipe
 
@@ -44,45 +44,39 @@ class NewChunk(NamedTuple):
     rows: bytes
 
 
-def write_recipes(old: Iterable[tuple[bytes, bytes]], new: Sequence[NewChunk]) -> list[Recipe]:
+def write_recipes(old: Sequence[tuple[bytes, bytes]], new: Sequence[NewChunk]) -> list[Recipe]:
     """Return recipes, with plain literals, for those of the new chunks that old ones have much of.
 
     Args:
         old: (chunk id, rows) of each; rows that no chunk can have are left out.
         new: what to build.
     """
-    kept = [(chunk_id, rows) for chunk_id, rows in old if can_be_rows(rows)]
-    chunks = [Chunk(chunk_id, total_size(rows)) for chunk_id, rows in kept]
-    matched = match_rows([rows for _, rows in kept], [chunk.rows for chunk in new], MAX_BASES)
-    recipes = (_recipe(chunk, found, chunks) for chunk, found in zip(new, matched, strict=True))
+    matched = match_rows([rows for _, rows in old], [chunk.rows for chunk in new], MAX_BASES)
+    recipes = [_recipe(chunk, found, old) for chunk, found in zip(new, matched, strict=True)]
     return [recipe for recipe in recipes if recipe is not None]
 
 
-def _recipe(new: NewChunk, found: Sequence[Part], old: Sequence[Chunk]) -> Recipe | None:
+def _recipe(
+    new: NewChunk, found: Sequence[Part], old: Sequence[tuple[bytes, bytes]]
+) -> Recipe | None:
     """Return a recipe for a chunk that consists of these parts, None if it is not worth it."""
-    literal_bytes = sum(size for number, _, size in found if number < 0)
-    size_bytes = len(new.data)
-    if not 0 < len(found) <= MAX_PARTS or literal_bytes > _WORTH_LITERAL * size_bytes:
+    data = new.data
+    literal_bytes = sum([size for number, _, size in found if number < 0])
+    if not 0 < len(found) <= MAX_PARTS or literal_bytes > _WORTH_LITERAL * len(data):
         return None
     places: dict[int, int] = {}
-    parts: list[int | Copy] = [
-        size if number < 0 else Copy(places.setdefault(number, len(places)), offset, size)
-        for number, offset, size in found
-    ]
-    bases = [old[number] for number in places]
-    literal = b"".join(piece for piece, part in _pieces(new.data, parts) if isinstance(part, int))
-    return Recipe(new.id, size_bytes, bases, parts, literal)
-
-
-def _pieces(
-    data: bytes | memoryview, parts: Iterable[int | Copy]
-) -> Iterator[tuple[bytes | memoryview, int | Copy]]:
-    """Yield what a chunk has of each part."""
-    offset = 0
-    for part in parts:
-        end = offset + (part if isinstance(part, int) else part.size)
-        yield data[offset:end], part
-        offset = end
+    parts: list[int | Copy] = []
+    literal: list[bytes | memoryview] = []
+    at = 0
+    for number, offset, size in found:
+        if number < 0:
+            parts.append(size)
+            literal.append(data[at : at + size])
+        else:
+            parts.append(Copy(places.setdefault(number, len(places)), offset, size))
+        at += size
+    bases = [Chunk(old[number][0], total_size(old[number][1])) for number in places]
+    return Recipe(new.id, len(data), bases, parts, b"".join(literal))
 
 
 def with_packed_literal(recipe: Recipe, data: bytes | memoryview) -> Recipe:
@@ -90,8 +84,14 @@ def with_packed_literal(recipe: Recipe, data: bytes | memoryview) -> Recipe:
 
     It pays where recipes are few; many are packed better, and faster, with one another.
     """
-    pieces = _pieces(data, recipe.parts)
-    copied = b"".join(piece for piece, part in pieces if isinstance(part, Copy))
+    copies: list[bytes | memoryview] = []
+    at = 0
+    for part in recipe.parts:
+        size = part if isinstance(part, int) else part.size
+        if isinstance(part, Copy):
+            copies.append(data[at : at + size])
+        at += size
+    copied = b"".join(copies)
     if len(copied) < _LEAST_DICTIONARY_BYTES:
         return recipe
     packed = zstd.compress(recipe.literal, _LEVEL, zstd_dict=_dictionary(copied))
