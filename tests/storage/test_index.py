@@ -213,6 +213,11 @@ def test_names_looked_up_together_are_found_as_one_by_one(tmp_path: Path) -> Non
         assert work.child(TREE, names[2]) is None
         assert work.child(TREE, b"none") == file_node(ids[2], TREE, b"none")
     assert index.child(TREE, names[2]) is None
+    with index.transaction() as work:
+        some = [names[3], b"30", b"31.", names[-1], b"~"]
+        work.look_up(TREE, some)
+        found = [work.child(TREE, name) for name in some]
+        assert found == [nodes[3], nodes[30], None, nodes[-1], None]
     index.close()
 
 

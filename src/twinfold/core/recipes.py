@@ -111,21 +111,24 @@ def check_recipe(recipe: Recipe) -> None:
         LimitError: it builds or uses too much.
         ProtocolError: it does not fit together.
     """
-    chunks = [Chunk(recipe.id, recipe.size), *recipe.bases]
-    if any(len(chunk.id) != CHUNK_ID_SIZE_BYTES for chunk in chunks):
-        raise ProtocolError("a chunk id in a recipe is not of 32 bytes")
-    if any(not 0 < chunk.size <= MAX_SIZE_BYTES for chunk in chunks):
-        raise LimitError(f"a chunk in a recipe is empty or over {MAX_SIZE_BYTES} bytes")
+    for chunk in (Chunk(recipe.id, recipe.size), *recipe.bases):
+        if len(chunk.id) != CHUNK_ID_SIZE_BYTES:
+            raise ProtocolError("a chunk id in a recipe is not of 32 bytes")
+        if not 0 < chunk.size <= MAX_SIZE_BYTES:
+            raise LimitError(f"a chunk in a recipe is empty or over {MAX_SIZE_BYTES} bytes")
     if len(recipe.bases) > MAX_BASES or len(recipe.parts) > MAX_PARTS:
         raise LimitError(f"a recipe has over {MAX_BASES} bases or {MAX_PARTS} parts")
-    size = 0
+    size = literal_bytes = 0
     for part in recipe.parts:
-        if isinstance(part, Copy):
+        if isinstance(part, int):
+            if part <= 0:
+                raise ProtocolError("a recipe has a part of no size", 422)
+            literal_bytes += part
+            size += part
+        else:
             _check_copy(part, recipe.bases)
-        elif part <= 0:
-            raise ProtocolError("a recipe has a part of no size", 422)
-        size += part.size if isinstance(part, Copy) else part
-    if size != recipe.size or len(recipe.literal) > _literal_bytes(recipe.parts):
+            size += part.size
+    if size != recipe.size or len(recipe.literal) > literal_bytes:
         raise ProtocolError("a recipe does not add up to the size of its chunk", 422)
 
 

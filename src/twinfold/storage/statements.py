@@ -9,7 +9,6 @@ from sqlalchemy import Engine, Executable, bindparam, delete, insert, select, te
 from twinfold.storage import tables
 
 PREFIXES_A_QUERY = 256
-NAMES_A_QUERY = 64
 PLACES_A_QUERY = 32
 
 
@@ -24,9 +23,14 @@ class Statements:
                 nodes.c.parent == bindparam("parent"), nodes.c.name == bindparam("name")
             )
         )
-        names: list[Any] = [bindparam(f"name_{number}") for number in range(NAMES_A_QUERY)]
-        self.some_children = self._compile(
-            select(nodes).where(nodes.c.parent == bindparam("parent"), nodes.c.name.in_(names))
+        self.children_between = self._compile(
+            select(nodes)
+            .where(
+                nodes.c.parent == bindparam("parent"),
+                nodes.c.name >= bindparam("first"),
+                nodes.c.name <= bindparam("last"),
+            )
+            .order_by(nodes.c.name)
         )
         self.node = self._compile(select(nodes).where(nodes.c.id == bindparam("id")))
         self.children = self._compile(

@@ -13,10 +13,12 @@ from twinfold.core.session import FolderSession
 from twinfold.model import Chunk, Kind
 from twinfold.storage import tables
 from twinfold.storage.interface import Node, Step
-from twinfold.storage.statements import NAMES_A_QUERY, Statements
+from twinfold.storage.statements import Statements
 from twinfold.system.sqlite_values import Blob
 
 SESSION_FOLDER = "main"
+
+_ROWS_A_NAME = 4
 
 _PREFIX = struct.Struct("<q")
 
@@ -58,17 +60,25 @@ class SqlTransaction:
         self._attic_rows: list[tuple[Any, ...]] = []
 
     def look_up(self, parent: int, names: Sequence[bytes]) -> None:
-        """Look names up together that `child` will be asked for: many at once take less time."""
-        if parent in self._fresh:
+        """Look names up together that `child` will be asked for: many at once take less time.
+
+        What is far from one another among many others is left for `child`.
+        """
+        if parent in self._fresh or not names:
             return
-        unknown = [name for name in names if (parent, name) not in self._by_name]
-        for start in range(0, len(unknown), NAMES_A_QUERY):
-            group = unknown[start : start + NAMES_A_QUERY]
-            padded = group + group[-1:] * (NAMES_A_QUERY - len(group))
-            rows = self._cursor.execute(self._statements.some_children, (parent, *padded))
-            for row in rows.fetchall():
+        # Most of what is between them is what is asked for, where a tree is updated.
+        most = _ROWS_A_NAME * len(names)
+        first, last = min(names), max(names)
+        found = self._cursor.execute(self._statements.children_between, (parent, first, last))
+        rows = found.fetchmany(most)
+        wanted = set(names)
+        for row in rows:
+            if row[2] in wanted:
                 self._remember(row)
-            for name in group:
+        if len(rows) == most:
+            last = rows[-1][2]
+        for name in names:
+            if name <= last:
                 self._by_name.setdefault((parent, name), None)
 
     def child(self, parent: int, name: bytes) -> Node | None:
