@@ -21,9 +21,6 @@ from twinfold.model import Change, Chunk, Recipe
 from twinfold.protocol import Batch, FrameKind
 
 FRAME_BYTES = 1024 * 1024
-_RECIPES_FRAME_BYTES = 3 * 1024 * 1024
-"""The more recipes are in a frame, the better each is packed: as many as it takes, mostly."""
-
 _OFFLOAD_BYTES = 128 * 1024
 _HEADER_LEVEL = 3
 _SAMPLE_LEVEL = 1
@@ -74,9 +71,7 @@ class FrameWriter:
         size_bytes = 0
         for recipe in recipes:
             packed = protocol.encode(recipe)
-            if len(group) == protocol.MAX_FRAME_RECIPES or (
-                size_bytes + len(packed) > _RECIPES_FRAME_BYTES
-            ):
+            if len(group) == protocol.MAX_FRAME_RECIPES or (size_bytes + len(packed) > FRAME_BYTES):
                 frames.append(self._recipe_frame(group))
                 group, size_bytes = [], 0
             group.append(packed)
