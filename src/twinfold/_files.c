@@ -42,6 +42,15 @@ static int64_t nanoseconds(struct timespec time) {
     return (int64_t)time.tv_sec * NANOSECONDS + time.tv_nsec;
 }
 
+static struct timespec time_of(long long nanoseconds) {
+    long long seconds = nanoseconds / NANOSECONDS, rest = nanoseconds % NANOSECONDS;
+    if (rest < 0) {
+        rest += NANOSECONDS;
+        seconds -= 1;
+    }
+    return (struct timespec){.tv_sec = (time_t)seconds, .tv_nsec = (long)rest};
+}
+
 #if defined(__APPLE__)
 #define CHANGED st_ctimespec
 #define MODIFIED st_mtimespec
@@ -120,13 +129,7 @@ static int write_parts(int fd, const Py_buffer *parts, Py_ssize_t count) {
 static int fill(int fd, const new_file *file, const Py_buffer *parts, file_identity *identity) {
     if (write_parts(fd, &parts[file->first_part], file->part_count) < 0)
         return -1;
-    long long seconds = file->mtime_ns / NANOSECONDS, rest = file->mtime_ns % NANOSECONDS;
-    if (rest < 0) {
-        rest += NANOSECONDS;
-        seconds -= 1;
-    }
-    struct timespec time = {.tv_sec = (time_t)seconds, .tv_nsec = (long)rest};
-    struct timespec times[2] = {time, time};
+    struct timespec times[2] = {time_of(file->mtime_ns), time_of(file->mtime_ns)};
     struct stat status;
     if (futimens(fd, times) < 0 || fstat(fd, &status) < 0)
         return -1;
@@ -254,40 +257,92 @@ static PyObject *create_files(PyObject *module, PyObject *arguments) {
     return result;
 }
 
-/* ---- renaming ---------------------------------------------------------- */
+/* ---- steps -------------------------------------------------------------- */
 
+/* The numbers of twinfold.system.bulk. */
+enum { MOVE = 0, REPLACE = 1, KEEP = 2, ADJUST = 3 };
+
+/* One step with a file: its name, another one that it gets, and attributes. */
 typedef struct {
+    int action;
     int source_fd, target_fd;
     const char *source, *target;
-} renamed_file;
+    unsigned int mode;
+    long long mtime_ns;
+} file_step;
 
-static int rename_new(const renamed_file *file) {
+static int rename_new(const file_step *step) {
 #if defined(__linux__) && defined(SYS_renameat2)
     const unsigned int no_replace = 1;
-    return (int)syscall(SYS_renameat2, file->source_fd, file->source, file->target_fd, file->target,
+    return (int)syscall(SYS_renameat2, step->source_fd, step->source, step->target_fd, step->target,
                         no_replace);
 #elif defined(__APPLE__)
-    return renameatx_np(file->source_fd, file->source, file->target_fd, file->target, RENAME_EXCL);
+    return renameatx_np(step->source_fd, step->source, step->target_fd, step->target, RENAME_EXCL);
 #else
-    (void)file;
+    (void)step;
     errno = ENOSYS;
     return -1;
 #endif
 }
 
-static int rename_one(const renamed_file *file, file_identity *identity) {
-    struct stat status;
-    if (rename_new(file) < 0 ||
-        fstatat(file->target_fd, file->target, &status, AT_SYMLINK_NOFOLLOW) < 0)
+/* Bits and time of an open file that may not be read or written, by what /proc calls it. */
+static int adjust_opened(int fd, const file_step *step, struct stat *status) {
+    const unsigned int bits = 07777;
+    char itself[32];
+    struct timespec times[2] = {time_of(step->mtime_ns), time_of(step->mtime_ns)};
+    if (fstat(fd, status) < 0)
         return -1;
-    *identity = identity_of(&status);
-    return 0;
+    if (!S_ISREG(status->st_mode)) {
+        errno = EINVAL;
+        return -1;
+    }
+    snprintf(itself, sizeof itself, "/proc/self/fd/%d", fd);
+    if ((status->st_mode & bits) != step->mode && chmod(itself, (mode_t)step->mode) < 0)
+        return -1;
+    if (utimensat(AT_FDCWD, itself, times, 0) < 0)
+        return -1;
+    return fstat(fd, status);
 }
 
-static Py_ssize_t rename_all(const renamed_file *files, Py_ssize_t count,
-                             file_identity *identities, int *reason) {
+static int adjust(const file_step *step, struct stat *status) {
+#if defined(__linux__) && defined(O_PATH)
+    const int fd = openat(step->source_fd, step->source, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+    if (fd < 0)
+        return -1;
+    const int failed = adjust_opened(fd, step, status), reason = errno;
+    close(fd);
+    errno = reason;
+    return failed;
+#else
+    (void)adjust_opened;
+    errno = ENOSYS;
+    return -1;
+#endif
+}
+
+static int take_step(const file_step *step, file_identity *identity) {
+    struct stat status;
+    int failed;
+    if (step->action == KEEP)
+        return linkat(step->source_fd, step->source, step->target_fd, step->target, 0);
+    if (step->action == ADJUST) {
+        failed = adjust(step, &status);
+    } else {
+        failed = step->action == MOVE
+                     ? rename_new(step)
+                     : renameat(step->source_fd, step->source, step->target_fd, step->target);
+        if (!failed)
+            failed = fstatat(step->target_fd, step->target, &status, AT_SYMLINK_NOFOLLOW);
+    }
+    if (!failed)
+        *identity = identity_of(&status);
+    return failed;
+}
+
+static Py_ssize_t take_all(const file_step *steps, Py_ssize_t count, file_identity *identities,
+                           int *reason) {
     for (Py_ssize_t i = 0; i < count; i++) {
-        if (rename_one(&files[i], &identities[i]) < 0) {
+        if (take_step(&steps[i], &identities[i]) < 0) {
             *reason = errno;
             return i;
         }
@@ -295,12 +350,28 @@ static Py_ssize_t rename_all(const renamed_file *files, Py_ssize_t count,
     return count;
 }
 
-PyDoc_STRVAR(rename_files_doc,
-             "rename_files(files)\n--\n\n"
-             "Rename files of (source_fd, source, target_fd, target) that replace nothing; return\n"
-             "(inode, ctime_ns) of each, and the error number that hindered the next one, or 0.");
+static int read_step_tuple(PyObject *tuple, file_step *step) {
+    if (!PyTuple_Check(tuple)) {
+        PyErr_SetString(PyExc_TypeError, "each step is a tuple");
+        return -1;
+    }
+    if (!PyArg_ParseTuple(tuple, "iiyiyIL", &step->action, &step->source_fd, &step->source,
+                          &step->target_fd, &step->target, &step->mode, &step->mtime_ns))
+        return -1;
+    if (step->action < MOVE || step->action > ADJUST) {
+        PyErr_SetString(PyExc_ValueError, "no such action");
+        return -1;
+    }
+    return 0;
+}
 
-static PyObject *rename_files(PyObject *module, PyObject *argument) {
+PyDoc_STRVAR(take_steps_doc,
+             "take_steps(steps)\n--\n\n"
+             "Move, replace, keep or adjust files, each by (action, source_fd, source, target_fd,\n"
+             "target, mode, mtime_ns); return (inode, ctime_ns) of each, and the error number that\n"
+             "hindered the next one, or 0.");
+
+static PyObject *take_steps(PyObject *module, PyObject *argument) {
     (void)module;
     PyObject *result = NULL, *tuples = PySequence_Tuple(argument);
     if (tuples == NULL)
@@ -308,30 +379,23 @@ static PyObject *rename_files(PyObject *module, PyObject *argument) {
     const Py_ssize_t count = PyTuple_Size(tuples);
     Py_ssize_t done = 0;
     int reason = 0;
-    renamed_file *files = PyMem_Calloc((size_t)count + 1, sizeof *files);
+    file_step *steps = PyMem_Calloc((size_t)count + 1, sizeof *steps);
     file_identity *identities = PyMem_Calloc((size_t)count + 1, sizeof *identities);
-    if (files == NULL || identities == NULL) {
+    if (steps == NULL || identities == NULL) {
         PyErr_NoMemory();
         goto end;
     }
     for (Py_ssize_t i = 0; i < count; i++) {
-        renamed_file *file = &files[i];
-        PyObject *tuple = PyTuple_GetItem(tuples, i);
-        if (!PyTuple_Check(tuple)) {
-            PyErr_SetString(PyExc_TypeError, "each file is a tuple");
-            goto end;
-        }
-        if (!PyArg_ParseTuple(tuple, "iyiy", &file->source_fd, &file->source, &file->target_fd,
-                              &file->target))
+        if (read_step_tuple(PyTuple_GetItem(tuples, i), &steps[i]) < 0)
             goto end;
     }
     Py_BEGIN_ALLOW_THREADS
-    done = rename_all(files, count, identities, &reason);
+    done = take_all(steps, count, identities, &reason);
     Py_END_ALLOW_THREADS
     result = identities_and(identities, done, reason);
 end:
     PyMem_Free(identities);
-    PyMem_Free(files);
+    PyMem_Free(steps);
     Py_DECREF(tuples);
     return result;
 }
@@ -752,7 +816,7 @@ static PyMethodDef methods[] = {
     {"fetch_files", fetch_files, METH_VARARGS, fetch_files_doc},
     {"list_entries", list_entries, METH_VARARGS, list_entries_doc},
     {"read_files", read_files, METH_VARARGS, read_files_doc},
-    {"rename_files", rename_files, METH_O, rename_files_doc},
+    {"take_steps", take_steps, METH_O, take_steps_doc},
     {NULL, NULL, 0, NULL},
 };
 

@@ -18,6 +18,6 @@ def read_files(
     files: Sequence[tuple[bytes, int, int, int, int, int, int, int]],
     limit_bytes: int,
 ) -> tuple[list[bytes | None], bool]: ...
-def rename_files(
-    files: Sequence[tuple[int, bytes, int, bytes]],
+def take_steps(
+    steps: Sequence[tuple[int, int, bytes, int, bytes, int, int]],
 ) -> tuple[list[tuple[int, int]], int]: ...

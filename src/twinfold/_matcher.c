@@ -11,6 +11,7 @@
 #include <string.h>
 
 #define ROW_BYTES 10
+#define MAX_CHUNK_BYTES (96 * 1024)
 #define NONE UINT32_MAX
 #define MIX UINT64_C(0x9E3779B97F4A7C15)
 
@@ -63,6 +64,19 @@ static Py_ssize_t rows_at(PyObject *list, Py_ssize_t index, const uint8_t **rows
     return size / ROW_BYTES;
 }
 
+/* Tell whether some chunk can have these rows; others count as none. */
+static int can_be_rows(PyObject *list, Py_ssize_t index, const uint8_t *rows, Py_ssize_t count) {
+    uint64_t total = 0;
+    int all = 1;
+    for (Py_ssize_t i = 0; i < count; i++) {
+        const uint32_t size = size_in(rows + i * ROW_BYTES);
+        all &= size > 0;
+        total += size;
+    }
+    return all && total <= MAX_CHUNK_BYTES &&
+           PyBytes_Size(PyList_GetItem(list, index)) == count * ROW_BYTES;
+}
+
 static int take_old(PyObject *list, old_blocks *old) {
     const uint8_t *rows;
     const Py_ssize_t chunks = PyList_Size(list);
@@ -91,6 +105,8 @@ static int take_old(PyObject *list, old_blocks *old) {
     for (Py_ssize_t i = 0; i < chunks; i++) {
         Py_ssize_t count = rows_at(list, i, &rows);
         uint32_t offset = 0;
+        if (!can_be_rows(list, i, rows, count))
+            continue;
         for (; count > 0; count--, rows += ROW_BYTES) {
             old->blocks[old->count] = (sub_block){rows, (uint32_t)i, offset};
             uint32_t *slot = look_up(old, rows);

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,8 +14,9 @@ from twinfold.client.pieces import Stretch
 from twinfold.client.read import Cut
 from twinfold.client.state import State
 from twinfold.client.state_file import open_state
-from twinfold.client.subblocks import NewRows
+from twinfold.client.subblocks import Draft, NewRows
 from twinfold.core.chunking import chunk_id, sub_blocks
+from twinfold.core.recipes import follow_recipe
 from twinfold.model import Chunk, Delete
 
 
@@ -78,3 +80,28 @@ def test_a_chunk_of_a_batch_on_its_way_is_not_kept_again(state: State) -> None:
     for batch in batches:
         pending.forget(batch)
     assert add(b"d") == data
+
+
+@pytest.mark.parametrize(("edited", "is_packed"), [(3, True), (60, False)])
+def test_much_that_is_new_is_left_to_be_packed_together(
+    state: State, edited: int, is_packed: bool
+) -> None:
+    """What little is new in few chunks is packed by what they copy, each by itself."""
+    dice = random.Random(1)
+    words = [dice.randbytes(10).hex().encode() for _ in range(1_000)]
+    batch = Batch(1)
+    held: dict[bytes, bytes] = {}
+    for _ in range(edited):
+        old = b" ".join(dice.choices(words, k=800))
+        new = old[:5_000] + b" ".join(dice.choices(words, k=120)) + old[5_000:]
+        held |= {chunk_id(old): old, chunk_id(new): new}
+        batch.pieces[chunk_id(new)] = new
+        batch.sub_blocks.add(chunk_id(new), len(new), fine=True)
+        state.acknowledge([], [], None, [(chunk_id(old), sub_blocks(old, fine=True))])
+        batch.drafts.append(Draft([chunk_id(new)], chunk_id(old), 0))
+    batch.write_recipes(state)
+    assert len(batch.recipes) == edited
+    for recipe in batch.recipes.values():
+        assert follow_recipe(recipe, [held[base.id] for base in recipe.bases]) == held[recipe.id]
+        own_bytes = sum(part for part in recipe.parts if isinstance(part, int))
+        assert (len(recipe.literal) < own_bytes) == is_packed

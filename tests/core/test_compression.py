@@ -29,6 +29,18 @@ def test_small_bodies_are_compressed_well() -> None:
 
 
 @pytest.mark.parametrize(
+    ("fixed", "size", "expected"),
+    [(None, 1_000, 3), (None, MIB, 1), (0, MIB, 1), (1, MIB, 6), (3, MIB, 6), (9, MIB, 9)],
+)
+def test_recipes_are_always_compressed(fixed: int | None, size: int, expected: int) -> None:
+    """Well where content is, too; fast where the network is fast."""
+    chooser = CompressionChooser(fixed)
+    for _ in range(40):
+        chooser.observe_sending(MIB, MIB / 1e9)
+    assert chooser.recipes_level(size) == expected
+
+
+@pytest.mark.parametrize(
     ("sizes", "why"),
     [
         ([MIB] * 8, "a slow network, as long as nothing else is known"),

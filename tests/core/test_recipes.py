@@ -27,6 +27,7 @@ from twinfold.core.recipes import (
     NewChunk,
     check_recipe,
     follow_recipe,
+    with_packed_literal,
     write_recipes,
 )
 from twinfold.errors import LimitError, ProtocolError
@@ -189,14 +190,14 @@ def test_a_recipe_builds_its_chunk(old: bytes, other: bytes, data: st.DataObject
         )
     )[:MAX_SIZE_BYTES]
     held = {chunk_id(chunk): chunk for chunk in (old, other)}
-    recipe = write_recipe(new, held.values(), fine=data.draw(st.booleans()))
-    if recipe is None:
+    written = write_recipe(new, held.values(), fine=data.draw(st.booleans()))
+    if written is None:
         return
-    (recipe,) = decode_recipes(encode([recipe]))
-    assert recipe.id == chunk_id(new)
-    assert recipe.size == len(new)
-    assert all(base.size == len(held[base.id]) for base in recipe.bases)
-    assert follow_recipe(recipe, [held[base.id] for base in recipe.bases]) == new
+    for recipe in decode_recipes(encode([written, with_packed_literal(written, new)])):
+        assert recipe.id == chunk_id(new)
+        assert recipe.size == len(new)
+        assert all(base.size == len(held[base.id]) for base in recipe.bases)
+        assert follow_recipe(recipe, [held[base.id] for base in recipe.bases]) == new
 
 
 def test_a_small_edit_is_a_small_recipe() -> None:
@@ -214,10 +215,11 @@ def test_what_is_new_is_packed_by_what_is_copied() -> None:
     odd = dice.randbytes(2_000)
     old = dice.randbytes(20_000) + odd + dice.randbytes(20_000)
     new = old[:8_000] + odd + old[8_000:]
-    recipe = write_recipe(new, [old])
-    assert recipe is not None
-    literal_bytes = sum(part for part in recipe.parts if isinstance(part, int))
-    assert len(recipe.literal) < literal_bytes - 500
+    plain = write_recipe(new, [old])
+    assert plain is not None
+    assert follow_recipe(plain, [old]) == new
+    recipe = with_packed_literal(plain, new)
+    assert len(recipe.literal) < len(plain.literal) - 500
     assert follow_recipe(recipe, [old]) == new
     assert follow_recipe(recipe, [bytes(len(old))]) != new
 
@@ -263,7 +265,11 @@ def test_out_of_many_chunks_only_some_are_used() -> None:
 )
 def test_rows_that_no_chunk_has_are_left_out(rows: bytes) -> None:
     new = random.Random(3).randbytes(60_000)
-    assert write_recipe(new, [(bytes(32), rows + sub_blocks(new) if rows else rows)]) is None
+    impossible = rows + sub_blocks(new) if rows else rows
+    assert write_recipe(new, [(bytes(32), impossible)]) is None
+    for match in (match_rows, match_rows_in_python):
+        [parts] = match([impossible, impossible[:-1]], [sub_blocks(new)], MAX_BASES)
+        assert parts == [(-1, 0, len(new))]
 
 
 _GOOD = Recipe(b"i" * 32, 12, [Chunk(b"b" * 32, 10)], [2, Copy(0, 0, 10)], b"ab")

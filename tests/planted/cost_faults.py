@@ -51,7 +51,7 @@ COST_FAULTS = (
         (
             Edit(
                 "client/transfer.py",
-                "        eager = self._send_all or _eager_bytes(batch) <= EAGER_BYTES\n",
+                "        eager = self._send_all or eager_bytes <= EAGER_BYTES\n",
                 "        eager = False\n",
             ),
         ),

@@ -20,7 +20,7 @@ import pytest
 from tests.server.rig import Rig, chunks_of, put
 from twinfold.model import Change, Chunk, MakeDirectory, Move
 from twinfold.server.old_content import OldContent, windows
-from twinfold.storage.interface import TREE, Place
+from twinfold.storage.interface import TREE, Location, Place
 
 
 def contents(count: int, size: int) -> list[bytes]:
@@ -72,13 +72,18 @@ def test_what_lies_in_a_row_is_looked_up_once(
             file.seek(sum(chunk.size for chunk in chunks[:rotten]) + 100)
             file.write(b"X")
         looked_up: list[bytes] = []
-        places = rig.index.places
+        places, some_places = rig.index.places, rig.index.some_places
 
         def counted(chunk: bytes) -> list[Place]:
             looked_up.append(chunk)
             return places(chunk)
 
+        def counted_together(chunks: Sequence[bytes]) -> dict[bytes, tuple[Place, Location]]:
+            looked_up.extend(chunks)
+            return some_places(chunks)
+
         monkeypatch.setattr(rig.index, "places", counted)
+        monkeypatch.setattr(rig.index, "some_places", counted_together)
         suspected: list[int] = []
         with reader(rig, suspected) as old:
             found = {
@@ -219,8 +224,9 @@ def test_what_was_fetched_is_not_looked_up_again(
     [wanted] = chunks_of(data)
     with Rig(tmp_path) as rig:
         fill(rig, [data])
-        looked_up = [rig.index.places(wanted.id)]
-        monkeypatch.setattr(rig.index, "places", lambda _chunk: looked_up.pop())
+        looked_up = [rig.index.some_places([wanted.id])]
+        monkeypatch.setattr(rig.index, "some_places", lambda _chunks: looked_up.pop())
+        monkeypatch.setattr(rig.index, "places", None)
         with reader(rig, []) as old:
             old.fetch([wanted, wanted])
             assert [old.read(wanted), old.read(wanted)] == [data, data]

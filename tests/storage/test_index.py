@@ -196,6 +196,31 @@ def test_names_change_hands_in_one_transaction(tmp_path: Path) -> None:
     index.close()
 
 
+def test_names_looked_up_together_are_found_as_one_by_one(tmp_path: Path) -> None:
+    """Of any number, with those that are not there, and with what the transaction did before."""
+    index = open_index(tmp_path / "index.sqlite")
+    ids = new_ids(index, 150)
+    names = [b"%d" % number for number in range(len(ids))]
+    nodes = [file_node(node, TREE, name) for node, name in zip(ids, names, strict=True)]
+    save_all(index, nodes)
+    with index.transaction() as work:
+        work.save(file_node(ids[0], STAGING, b"x"), moved=True)
+        work.save(file_node(ids[1], TREE, names[0]), moved=True)
+        work.look_up(TREE, [*names, b"none"])
+        found = [work.child(TREE, name) for name in [*names, b"none"]]
+        assert found == [file_node(ids[1], TREE, names[0]), None, *nodes[2:], None]
+        work.save(file_node(ids[2], TREE, b"none"), moved=True)
+        assert work.child(TREE, names[2]) is None
+        assert work.child(TREE, b"none") == file_node(ids[2], TREE, b"none")
+    assert index.child(TREE, names[2]) is None
+    with index.transaction() as work:
+        some = [names[3], b"30", b"31.", names[-1], b"~"]
+        work.look_up(TREE, some)
+        found = [work.child(TREE, name) for name in some]
+        assert found == [nodes[3], nodes[30], None, nodes[-1], None]
+    index.close()
+
+
 def test_a_node_is_located_from_its_root_down(tmp_path: Path) -> None:
     """However deep it is; a root lies in itself, and what hangs in the air nowhere."""
     index = open_index(tmp_path / "index.sqlite")

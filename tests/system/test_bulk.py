@@ -21,12 +21,12 @@ from hypothesis import strategies as st
 from twinfold.system import bulk
 
 Create = Callable[[int, Sequence[bulk.NewFile]], tuple[list[bulk.FileIdentity], int]]
-Rename = Callable[[Sequence[bulk.NewName]], tuple[list[bulk.FileIdentity], int]]
+Take = Callable[[Sequence[bulk.FileStep]], tuple[list[bulk.FileIdentity], int]]
 
 HOLE = bytes(256 * 1024)
 
 creators = pytest.mark.parametrize("create", [bulk.create_files, bulk.create_files_singly])
-renamers = pytest.mark.parametrize("rename", [bulk.rename_files, bulk.rename_files_singly])
+takers = pytest.mark.parametrize("take", [bulk.take_steps, bulk.take_steps_singly])
 same_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 
 
@@ -117,23 +117,58 @@ def test_a_file_that_cannot_be_filled_is_taken_away(folder: int, create: Create)
     assert os.listdir(folder) == []
 
 
-@renamers
-def test_files_are_renamed_with_their_identities(folder: int, rename: Rename) -> None:
-    bulk.create_files(folder, [(name, 0o600, 0, (name,)) for name in (b"a", b"b")])
-    identities, reason = rename([(folder, b"a", folder, b"A"), (folder, b"b", folder, b"B")])
-    found = [status(folder, name) for name in (b"A", b"B")]
-    assert identities == [(each.st_ino, each.st_ctime_ns) for each in found]
-    assert reason == 0
-    assert content(folder, b"A") == b"a"
+def step(folder: int, action: int, name: bytes, other: bytes = b"") -> bulk.FileStep:
+    return action, folder, name, folder, other, 0o640, -5_000_000_007
 
 
-@renamers
-def test_nothing_is_replaced(folder: int, rename: Rename) -> None:
-    bulk.create_files(folder, [(name, 0o600, 0, (name,)) for name in (b"a", b"b", b"c")])
-    identities, reason = rename([(folder, b"a", folder, b"x"), (folder, b"b", folder, b"c")])
-    assert (len(identities), reason) == (1, errno.EEXIST)
-    assert sorted(os.listdir(folder)) == ["b", "c", "x"]
-    assert content(folder, b"c") == b"c"
+@takers
+def test_steps_tell_what_the_files_are_then(folder: int, take: Take) -> None:
+    """Moved, kept under another name and replaced, adjusted: as the last name says."""
+    bulk.create_files(folder, [(name, 0o600, 0, (name,)) for name in (b"a", b"b", b"c", b"d")])
+    identities, reason = take(
+        [
+            step(folder, bulk.MOVE, b"a", b"A"),
+            step(folder, bulk.KEEP, b"c", b"kept"),
+            step(folder, bulk.REPLACE, b"b", b"c"),
+            step(folder, bulk.ADJUST, b"d"),
+        ]
+    )
+    found = [status(folder, name) for name in (b"A", b"c", b"d")]
+    expected = [(each.st_ino, each.st_ctime_ns) for each in found]
+    assert (identities, reason) == ([expected[0], (0, 0), *expected[1:]], 0)
+    assert [content(folder, name) for name in (b"A", b"kept", b"c")] == [b"a", b"c", b"b"]
+    assert sorted(os.listdir(folder)) == ["A", "c", "d", "kept"]
+    assert (found[2].st_mode & 0o7777, found[2].st_mtime_ns) == (0o640, -5_000_000_007)
+
+
+@takers
+@pytest.mark.parametrize(
+    ("action", "name", "other", "reason"),
+    [
+        (bulk.MOVE, b"b", b"c", errno.EEXIST),
+        (bulk.MOVE, b"none", b"new", errno.ENOENT),
+        (bulk.KEEP, b"b", b"c", errno.EEXIST),
+        (bulk.KEEP, b"none", b"new", errno.ENOENT),
+        (bulk.REPLACE, b"none", b"c", errno.ENOENT),
+        (bulk.REPLACE, b"b", b"directory", errno.EISDIR),
+        (bulk.ADJUST, b"none", b"", errno.ENOENT),
+        (bulk.ADJUST, b"directory", b"", errno.EINVAL),
+        (bulk.ADJUST, b"link", b"", errno.EINVAL),
+    ],
+)
+def test_the_first_step_that_cannot_be_ends_it(
+    folder: int, take: Take, action: int, name: bytes, other: bytes, reason: int
+) -> None:
+    """What stands there is as it was, and what a symlink leads to."""
+    bulk.create_files(folder, [(each, 0o600, 0, (each,)) for each in (b"a", b"b", b"c", b"d")])
+    os.mkdir(b"directory", 0o700, dir_fd=folder)
+    os.symlink(b"c", b"link", dir_fd=folder)
+    first, last = step(folder, bulk.MOVE, b"a", b"x"), step(folder, bulk.MOVE, b"d", b"y")
+    identities, found = take([first, step(folder, action, name, other), last])
+    assert (len(identities), found) == (1, reason)
+    assert sorted(os.listdir(folder)) == ["b", "c", "d", "directory", "link", "x"]
+    assert [content(folder, each) for each in (b"b", b"c")] == [b"b", b"c"]
+    assert [status(folder, each).st_mode & 0o777 for each in (b"c", b"directory")] == [0o600, 0o700]
 
 
 def test_files_are_read_as_they_were_listed(folder: int) -> None:

@@ -11,9 +11,9 @@ from twinfold.client.pieces import FoundChunk, Piece, Stretch
 from twinfold.client.read import Cut
 from twinfold.client.sieve import ChunkSieve
 from twinfold.client.state import ROOT_NODE, State
-from twinfold.client.subblocks import Draft, NewRows
+from twinfold.client.subblocks import Draft, NewRows, with_old_rows
 from twinfold.core.planning import DIRECTORY
-from twinfold.core.recipes import NewChunk, write_recipes
+from twinfold.core.recipes import NewChunk, with_packed_literal, write_recipes
 from twinfold.model import CHUNK_ID_SIZE_BYTES, Change, Chunk, PutFile, Recipe
 
 MAX_CHANGES = 1_000
@@ -26,6 +26,9 @@ MAX_KEPT_BYTES = 192 * 1024 * 1024
 """Content that a batch brings, kept bytes included: the server works on that while we read on."""
 
 PATIENCE_S = 0.02
+
+_TOGETHER_BYTES = 128 * 1024
+"""So much that is new in recipes is packed together; less, each by what it copies."""
 
 _NO_ROWS: Mapping[bytes, bytes] = {}
 _CHUNK_HEADER_BYTES = CHUNK_ID_SIZE_BYTES + 8
@@ -72,16 +75,21 @@ class Batch:
             or len(self.effects) >= 4 * MAX_CHANGES
         )
 
-    def write_recipes(self) -> None:
-        """Make recipes of the drafts: work that the scan need not wait for."""
-        for draft in self.drafts:
+    def write_recipes(self, state: State) -> None:
+        """Make recipes of the drafts, ready to be sent: work that the scan need not wait for."""
+        for draft, old in with_old_rows(state, self.drafts):
             new = [
                 NewChunk(chunk_id, piece, self.sub_blocks[chunk_id])
                 for chunk_id in draft.new
                 if not isinstance(piece := self.pieces[chunk_id], Stretch)
             ]
-            self.recipes.update((recipe.id, recipe) for recipe in write_recipes(draft.old, new))
+            self.recipes.update((recipe.id, recipe) for recipe in write_recipes(old, new))
         self.drafts.clear()
+        if sum(len(recipe.literal) for recipe in self.recipes.values()) < _TOGETHER_BYTES:
+            for chunk_id, recipe in self.recipes.items():
+                piece = self.pieces[chunk_id]
+                if not isinstance(piece, Stretch):
+                    self.recipes[chunk_id] = with_packed_literal(recipe, piece)
 
 
 class Pending:

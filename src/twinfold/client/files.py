@@ -194,8 +194,8 @@ class FilePlanner:
         builder.add_content(cuts, path)
         builder.let_go_of(cuts)
         if cuts and before is not None:
-            draft = draft_for(self._state, before, cuts, builder.new_rows)
-            if draft.old:
+            draft = draft_for(before, cuts, builder.new_rows)
+            if draft is not None:
                 builder.draft_recipes(draft)
         chunks = [chunk for chunk, _ in cuts]
         change = PutFile(path, facts[1], facts[3], facts[2], content, chunks, upload)

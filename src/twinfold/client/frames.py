@@ -74,13 +74,18 @@ class FrameWriter:
         for recipe in recipes:
             packed = protocol.encode(recipe)
             if len(group) == protocol.MAX_FRAME_RECIPES or (size_bytes + len(packed) > FRAME_BYTES):
-                frames.append(_recipe_frame(group))
+                frames.append(self._recipe_frame(group))
                 group, size_bytes = [], 0
             group.append(packed)
             size_bytes += len(packed)
         if group:
-            frames.append(_recipe_frame(group))
+            frames.append(self._recipe_frame(group))
         return b"".join(frames)
+
+    def _recipe_frame(self, recipes: list[bytes]) -> bytes:
+        payload = protocol.encode([msgspec.Raw(recipe) for recipe in recipes])
+        level = self._chooser.recipes_level(len(payload))
+        return protocol.pack_frame(FrameKind.RECIPES, b"", [payload], level)
 
     def body(
         self, header: bytes, pieces: Sequence[tuple[bytes, Piece]], *, is_streamed: bool
@@ -178,11 +183,6 @@ def _grouped(pieces: Sequence[tuple[bytes, Piece]]) -> list[_Group]:
 def _plain_start(group: _Group) -> bytes:
     head = protocol.encode(group.chunks)
     return protocol.plain_frame_start(FrameKind.CHUNKS, head, group.size_bytes)
-
-
-def _recipe_frame(recipes: list[bytes]) -> bytes:
-    payload = protocol.encode([msgspec.Raw(recipe) for recipe in recipes])
-    return protocol.pack_frame(FrameKind.RECIPES, b"", [payload], _HEADER_LEVEL)
 
 
 def _is_dense(parts: _Parts) -> bool:

@@ -221,13 +221,19 @@ class State:
         row: tuple[int, bytes] | None = self._first(query, short_id(chunk_id))
         return row
 
-    def sub_blocks(self, chunk_ids: Iterable[bytes]) -> list[tuple[bytes, bytes]]:
+    def sub_blocks(self, chunk_ids: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
         """Return (chunk id, rows) of those chunks whose sub-blocks are kept; a hint only."""
-        query = "SELECT rows FROM sub_blocks WHERE id8 = ?"
+        short_ids = list(map(short_id, chunk_ids))
+        rows: dict[int, bytes] = {}
+        for start in range(0, len(short_ids), _MOST_VALUES):
+            some = short_ids[start : start + _MOST_VALUES]
+            marks = ",".join("?" * len(some))
+            query = f"SELECT id8, rows FROM sub_blocks WHERE id8 IN ({marks})"  # noqa: S608
+            rows.update(self._all_beside(query, *some))
         return [
-            (chunk_id, rows)
-            for chunk_id in chunk_ids
-            for (rows,) in self._all_beside(query, short_id(chunk_id))
+            (chunk_id, rows[short])
+            for chunk_id, short in zip(chunk_ids, short_ids, strict=True)
+            if short in rows
         ]
 
     def acknowledge(

@@ -7,6 +7,7 @@ last push out the oldest.
 from __future__ import annotations
 
 from collections.abc import ItemsView, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import NamedTuple
 
 from twinfold.client.read import Cut
@@ -21,6 +22,7 @@ _LEAST_BYTES = 2 * 1024
 
 _MOST_OLD_CHUNKS = 160
 _AROUND_CHUNKS = 2
+_DRAFTS_TOGETHER = 64
 
 
 class NewRows(Mapping[bytes, bytes]):
@@ -79,31 +81,41 @@ class NewRows(Mapping[bytes, bytes]):
 
 
 class Draft(NamedTuple):
-    """New chunks, by id, and (id, rows) of old ones that they may have much of."""
+    """New chunks of a file, by id, and what the file was: the chunk or manifest of its content."""
 
     new: list[bytes]
-    old: list[tuple[bytes, bytes]]
+    content: bytes
+    manifest: int
 
 
-def draft_for(
-    state: State, known: Known, cuts: Iterable[Cut], rows: Mapping[bytes, bytes]
-) -> Draft:
-    """Return what recipes for the new chunks of a file may be made of.
+def draft_for(known: Known, cuts: Iterable[Cut], rows: Mapping[bytes, bytes]) -> Draft | None:
+    """Return what recipes for the new chunks of a file may be made of, if there are any.
 
     Args:
-        state: keeps the rows of old chunks.
         known: what the file was; its first chunks are those to copy out of.
         cuts: the file's chunks, new ones and others.
         rows: of the new ones.
     """
     new = [chunk.id for chunk, _ in cuts if chunk.id in rows]
-    return Draft(new, state.sub_blocks(_chunk_ids(state, known)) if new else [])
+    return Draft(new, known.content, known.manifest) if new and known.content else None
 
 
-def _chunk_ids(state: State, known: Known) -> list[bytes]:
-    if known.manifest:
-        return state.manifest_ids(known.manifest, 0, _MOST_OLD_CHUNKS)
-    return [known.content] if known.content else []
+def with_old_rows(
+    state: State, drafts: Sequence[Draft]
+) -> Iterator[tuple[Draft, list[tuple[bytes, bytes]]]]:
+    """Yield drafts with (id, rows) of the old chunks, which are looked up many at once."""
+    for start in range(0, len(drafts), _DRAFTS_TOGETHER):
+        group = drafts[start : start + _DRAFTS_TOGETHER]
+        old_ids = [_chunk_ids(state, draft) for draft in group]
+        rows = dict(state.sub_blocks(list(chain.from_iterable(old_ids))))
+        for draft, ids in zip(group, old_ids, strict=True):
+            yield draft, [(chunk_id, rows[chunk_id]) for chunk_id in ids if chunk_id in rows]
+
+
+def _chunk_ids(state: State, draft: Draft) -> list[bytes]:
+    if draft.manifest:
+        return state.manifest_ids(draft.manifest, 0, _MOST_OLD_CHUNKS)
+    return [draft.content]
 
 
 class BaseCursor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import AsyncIterator, Callable, Iterable
+from typing import NamedTuple
 
 from twinfold.client.batch import Batch, Pending
 from twinfold.client.connection import LostPlaceError, UnknownBatchError
@@ -39,6 +40,18 @@ _MAX_BUSY = 3
 
 Acknowledged = Callable[[Batch, BatchAnswer, int], None]
 """Called with a batch, its answer, and how many bytes of its content were sent."""
+
+
+class _Recipes(NamedTuple):
+    """A batch's recipes: their frames, their chunks and the size of these, and what they bring."""
+
+    frames: bytes
+    chunk_ids: frozenset[bytes]
+    chunk_bytes: int
+    literal_bytes: int
+
+
+_NO_RECIPES = _Recipes(b"", frozenset(), 0, 0)
 
 
 class Transfer:
@@ -139,14 +152,16 @@ class Transfer:
             self._window.leave(batch.held_bytes)
 
     async def _deliver(self, batch: Batch, number: int) -> tuple[BatchAnswer, int]:
-        if batch.drafts:
-            await asyncio.to_thread(batch.write_recipes)
-        eager = self._send_all or _eager_bytes(batch) <= EAGER_BYTES
+        recipes = _NO_RECIPES
+        if batch.drafts or batch.recipes:
+            recipes = await asyncio.to_thread(self._write_recipes, batch)
+        eager_bytes = batch.held_bytes - recipes.chunk_bytes
+        eager = self._send_all or eager_bytes <= EAGER_BYTES
         sent_bytes = forgotten = refusals = 0
         while True:
             generation = self._link.generation
             try:
-                delivery = _Delivery(self._link, self._frames, batch, number)
+                delivery = _Delivery(self._link, self._frames, batch, number, recipes)
                 try:
                     return await delivery.exchange(eager), sent_bytes + delivery.content_bytes
                 finally:
@@ -161,7 +176,19 @@ class Transfer:
                     if refusals > _MAX_BUSY:
                         raise LostPlaceError(str(error)) from error
                 await self._link.recover(generation, error)
-                eager = _eager_bytes(batch) <= EAGER_BYTES
+                eager = eager_bytes <= EAGER_BYTES
+
+    def _write_recipes(self, batch: Batch) -> _Recipes:
+        """Return the batch's recipes as they are sent: what is new in them is not kept twice."""
+        batch.write_recipes(self._state)
+        recipes = list(batch.recipes.values())
+        batch.recipes.clear()
+        return _Recipes(
+            self._frames.recipes(recipes),
+            frozenset(recipe.id for recipe in recipes),
+            sum(recipe.size for recipe in recipes),
+            sum(len(recipe.literal) for recipe in recipes),
+        )
 
     def _accepted(self, batch: Batch, refused: Iterable[Refusal]) -> list[Effect]:
         """Return the effects of what the server did; nothing below a refused directory is.
@@ -217,25 +244,28 @@ class _Window:
 class _Delivery:
     """One attempt at bringing a batch to its commit."""
 
-    def __init__(self, link: Link, frames: FrameWriter, batch: Batch, number: int) -> None:
+    def __init__(
+        self, link: Link, frames: FrameWriter, batch: Batch, number: int, recipes: _Recipes
+    ) -> None:
         self._connection = link.connection
         self._epoch = link.session.epoch
         self._frames = frames
         self._batch = batch
         self._number = number
+        self._recipes = recipes
         self.content_bytes = 0
 
     async def exchange(self, eager: bool) -> BatchAnswer:
         """Send the header, then what is missing, until the server has committed."""
         batch = self._batch
-        header = self._frames.header(batch.changes) + self._frames.recipes(batch.recipes.values())
-        self.content_bytes += sum(len(recipe.literal) for recipe in batch.recipes.values())
+        header = self._frames.header(batch.changes) + self._recipes.frames
+        self.content_bytes += self._recipes.literal_bytes
         pieces: list[tuple[bytes, Piece]] = []
         if eager:
             pieces = [
                 (chunk_id, piece)
                 for chunk_id, piece in batch.pieces.items()
-                if not isinstance(piece, Stretch) and chunk_id not in batch.recipes
+                if not isinstance(piece, Stretch) and chunk_id not in self._recipes.chunk_ids
             ]
         answer = await self._post(header, pieces)
         rounds = 0
@@ -284,11 +314,6 @@ class _Delivery:
             raise LostPlaceError("a file changed before its content was sent") from unsettled[0]
         self.content_bytes += size_bytes
         return answer
-
-
-def _eager_bytes(batch: Batch) -> int:
-    """Return how much content would go along with a batch's header."""
-    return batch.held_bytes - sum(recipe.size for recipe in batch.recipes.values())
 
 
 async def _noting(frames: AsyncIterator[bytes], unsettled: list[Exception]) -> AsyncIterator[bytes]:

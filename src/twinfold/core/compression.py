@@ -15,6 +15,9 @@ SMALL_BODY_LEVEL = 3
 SAMPLE_BYTES = 32 * 1024
 PROBE_LEVEL = 1
 
+RECIPES_LEVEL = 6
+"""At least, where content is compressed: a tenth less than at level 3, in three times the time."""
+
 
 class Level(NamedTuple):
     """What a zstd level did with source code on one core; other content and cores scale it."""
@@ -82,6 +85,16 @@ class CompressionChooser:
         if best is not None:
             return best
         return PROBE_LEVEL if self._frames % _PROBE_EVERY == 0 else None
+
+    def recipes_level(self, size_bytes: int) -> int:
+        """Return the level for a frame of recipes of this size.
+
+        What is new in changed files is little, and alike: it is compressed whatever the network is.
+        """
+        if size_bytes < SMALL_BODY_BYTES:
+            return SMALL_BODY_LEVEL
+        best = self._best() if self._fixed is None else self._fixed
+        return max(best, RECIPES_LEVEL) if best else PROBE_LEVEL
 
     def leaves_plain(self, sizes_bytes: Sequence[int]) -> bool:
         """Tell whether by now `level` would return None for each of these frames in turn.

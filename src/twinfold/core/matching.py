@@ -29,7 +29,7 @@ def match_rows(old: list[bytes], new: list[bytes], most_bases: int) -> list[list
     part ended, else the first.
 
     Args:
-        old: the rows of each old chunk.
+        old: the rows of each old chunk; those that no chunk can have count as none.
         new: the rows of each new chunk.
         most_bases: from how many different old chunks a new one may copy, at most 64.
     """
@@ -44,7 +44,7 @@ def match_rows_in_python(old: list[bytes], new: list[bytes], most_bases: int) ->
     at: dict[tuple[int, int], bytes] = {}
     for number, rows in enumerate(old):
         offset = 0
-        for row in _split(rows):
+        for row in _split(rows) if _can_be_rows(rows) else ():
             places.setdefault(row, (number, offset))
             at[number, offset] = row
             offset += _size(row)
@@ -76,7 +76,7 @@ def _parts(
     return parts
 
 
-def can_be_rows(rows: bytes) -> bool:
+def _can_be_rows(rows: bytes) -> bool:
     """Tell whether some chunk can have these rows."""
     sizes = map(or_, rows[8::ROW_SIZE_BYTES], rows[9::ROW_SIZE_BYTES])
     return len(rows) % ROW_SIZE_BYTES == 0 and all(sizes) and 0 < total_size(rows) <= MAX_SIZE_BYTES

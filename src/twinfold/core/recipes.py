@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from twinfold.core.chunking import MAX_SIZE_BYTES
-from twinfold.core.matching import Part, can_be_rows, match_rows, total_size
+from twinfold.core.matching import Part, match_rows, total_size
 from twinfold.errors import LimitError, ProtocolError
 from twinfold.model import CHUNK_ID_SIZE_BYTES, Chunk, Copy, Recipe
 
@@ -32,7 +32,7 @@ _LEVEL = 3
 
 _LEAST_DICTIONARY_BYTES = 8
 
-_WORTH_LITERAL = 0.75
+_WORTH_LITERAL = 0.9
 """A recipe that brings more of its chunk than this itself is not worth it."""
 
 
@@ -44,48 +44,60 @@ class NewChunk(NamedTuple):
     rows: bytes
 
 
-def write_recipes(old: Iterable[tuple[bytes, bytes]], new: Sequence[NewChunk]) -> list[Recipe]:
-    """Return recipes for those of the new chunks that old ones have much of.
+def write_recipes(old: Sequence[tuple[bytes, bytes]], new: Sequence[NewChunk]) -> list[Recipe]:
+    """Return recipes, with plain literals, for those of the new chunks that old ones have much of.
 
     Args:
         old: (chunk id, rows) of each; rows that no chunk can have are left out.
         new: what to build.
     """
-    kept = [(chunk_id, rows) for chunk_id, rows in old if can_be_rows(rows)]
-    chunks = [Chunk(chunk_id, total_size(rows)) for chunk_id, rows in kept]
-    matched = match_rows([rows for _, rows in kept], [chunk.rows for chunk in new], MAX_BASES)
-    recipes = (_recipe(chunk, found, chunks) for chunk, found in zip(new, matched, strict=True))
+    matched = match_rows([rows for _, rows in old], [chunk.rows for chunk in new], MAX_BASES)
+    recipes = [_recipe(chunk, found, old) for chunk, found in zip(new, matched, strict=True)]
     return [recipe for recipe in recipes if recipe is not None]
 
 
-def _recipe(new: NewChunk, found: Sequence[Part], old: Sequence[Chunk]) -> Recipe | None:
+def _recipe(
+    new: NewChunk, found: Sequence[Part], old: Sequence[tuple[bytes, bytes]]
+) -> Recipe | None:
     """Return a recipe for a chunk that consists of these parts, None if it is not worth it."""
-    literal_bytes = sum(size for number, _, size in found if number < 0)
-    size_bytes = len(new.data)
-    if not 0 < len(found) <= MAX_PARTS or literal_bytes > _WORTH_LITERAL * size_bytes:
+    data = new.data
+    literal_bytes = sum([size for number, _, size in found if number < 0])
+    if not 0 < len(found) <= MAX_PARTS or literal_bytes > _WORTH_LITERAL * len(data):
         return None
     places: dict[int, int] = {}
-    parts: list[int | Copy] = [
-        size if number < 0 else Copy(places.setdefault(number, len(places)), offset, size)
-        for number, offset, size in found
-    ]
-    bases = [old[number] for number in places]
-    return Recipe(new.id, size_bytes, bases, parts, _packed_literal(new.data, parts))
-
-
-def _packed_literal(data: bytes | memoryview, parts: Sequence[int | Copy]) -> bytes:
+    parts: list[int | Copy] = []
     literal: list[bytes | memoryview] = []
-    copied: list[bytes | memoryview] = []
-    offset = 0
-    for part in parts:
+    at = 0
+    for number, offset, size in found:
+        if number < 0:
+            parts.append(size)
+            literal.append(data[at : at + size])
+        else:
+            parts.append(Copy(places.setdefault(number, len(places)), offset, size))
+        at += size
+    bases = [Chunk(old[number][0], total_size(old[number][1])) for number in places]
+    return Recipe(new.id, len(data), bases, parts, b"".join(literal))
+
+
+def with_packed_literal(recipe: Recipe, data: bytes | memoryview) -> Recipe:
+    """Return a recipe with a plain literal, packed by what is copied if that makes it smaller.
+
+    It pays where recipes are few; many are packed better, and faster, with one another.
+    """
+    copies: list[bytes | memoryview] = []
+    at = 0
+    for part in recipe.parts:
         size = part if isinstance(part, int) else part.size
-        (literal if isinstance(part, int) else copied).append(data[offset : offset + size])
-        offset += size
-    plain, dictionary = b"".join(literal), b"".join(copied)
-    if len(dictionary) < _LEAST_DICTIONARY_BYTES:
-        return plain
-    packed = zstd.compress(plain, _LEVEL, zstd_dict=_dictionary(dictionary))
-    return packed if len(packed) < len(plain) else plain
+        if isinstance(part, Copy):
+            copies.append(data[at : at + size])
+        at += size
+    copied = b"".join(copies)
+    if len(copied) < _LEAST_DICTIONARY_BYTES:
+        return recipe
+    packed = zstd.compress(recipe.literal, _LEVEL, zstd_dict=_dictionary(copied))
+    if len(packed) >= len(recipe.literal):
+        return recipe
+    return Recipe(recipe.id, recipe.size, recipe.bases, recipe.parts, packed)
 
 
 def _dictionary(copied: bytes) -> tuple[zstd.ZstdDict, int]:
@@ -99,21 +111,24 @@ def check_recipe(recipe: Recipe) -> None:
         LimitError: it builds or uses too much.
         ProtocolError: it does not fit together.
     """
-    chunks = [Chunk(recipe.id, recipe.size), *recipe.bases]
-    if any(len(chunk.id) != CHUNK_ID_SIZE_BYTES for chunk in chunks):
-        raise ProtocolError("a chunk id in a recipe is not of 32 bytes")
-    if any(not 0 < chunk.size <= MAX_SIZE_BYTES for chunk in chunks):
-        raise LimitError(f"a chunk in a recipe is empty or over {MAX_SIZE_BYTES} bytes")
+    for chunk in (Chunk(recipe.id, recipe.size), *recipe.bases):
+        if len(chunk.id) != CHUNK_ID_SIZE_BYTES:
+            raise ProtocolError("a chunk id in a recipe is not of 32 bytes")
+        if not 0 < chunk.size <= MAX_SIZE_BYTES:
+            raise LimitError(f"a chunk in a recipe is empty or over {MAX_SIZE_BYTES} bytes")
     if len(recipe.bases) > MAX_BASES or len(recipe.parts) > MAX_PARTS:
         raise LimitError(f"a recipe has over {MAX_BASES} bases or {MAX_PARTS} parts")
-    size = 0
+    size = literal_bytes = 0
     for part in recipe.parts:
-        if isinstance(part, Copy):
+        if isinstance(part, int):
+            if part <= 0:
+                raise ProtocolError("a recipe has a part of no size", 422)
+            literal_bytes += part
+            size += part
+        else:
             _check_copy(part, recipe.bases)
-        elif part <= 0:
-            raise ProtocolError("a recipe has a part of no size", 422)
-        size += part.size if isinstance(part, Copy) else part
-    if size != recipe.size or len(recipe.literal) > _literal_bytes(recipe.parts):
+            size += part.size
+    if size != recipe.size or len(recipe.literal) > literal_bytes:
         raise ProtocolError("a recipe does not add up to the size of its chunk", 422)
 
 

@@ -7,6 +7,7 @@ keeps its node, which goes to the attic with all below it.
 from __future__ import annotations
 
 from collections.abc import Iterable, MutableMapping
+from contextlib import suppress
 
 import msgspec
 
@@ -83,6 +84,7 @@ class Application:
         Raises:
             LostPlaceError, ProtocolError: a change cannot be applied to what is there.
         """
+        self._look_up(batch)
         for index, staged in enumerate(batch.changes):
             self._change = (batch.number, index)
             if staged.refusal is None and not self._barred.is_any and not self._refused:
@@ -99,6 +101,20 @@ class Application:
         elif not self._refused or not self._is_refused(staged):
             self._barred.discard(staged.change)
             self._apply(staged)
+
+    def _look_up(self, batch: StagedBatch) -> None:
+        """Have the index look up together what stands where files are replaced or touched."""
+        names: dict[bytes, list[bytes]] = {}
+        for staged in batch.changes:
+            change = staged.change
+            if isinstance(change, PutFile | SetAttributes) and staged.directory is None:
+                parent, name = split(change.path)
+                names.setdefault(parent, []).append(name)
+        for path, inside in names.items():
+            if len(inside) > 1:
+                # A directory that an earlier change of the batch brings is not there yet.
+                with suppress(LostPlaceError):
+                    self._work.look_up(self._directory(path), inside)
 
     def _apply(self, staged: StagedChange) -> None:
         change = staged.change

@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeVar
 from twinfold.core.chunking import chunk_id
 from twinfold.model import Chunk
 from twinfold.server.lack import OUT_OF_DESCRIPTORS
-from twinfold.storage.interface import Forest, Index, Place, Source
+from twinfold.storage.interface import Forest, Index, Location, Place, Source
 
 Data = bytes | memoryview
 _Item = TypeVar("_Item")
@@ -52,7 +52,8 @@ class OldContent:
         self._forest_lock = forest_lock
         self._suspect = suspect
         self._sources: OrderedDict[int, _Opened] = OrderedDict()
-        self._expected: dict[bytes, list[Place]] = {}
+        self._expected: dict[bytes, tuple[Place, Location]] = {}
+        self._locations: dict[int, Location] = {}
         self._after: tuple[int, int] | None = None
         self._in_a_row = 1
         self._room = memoryview(bytearray(_WINDOW_BYTES))
@@ -111,12 +112,10 @@ class OldContent:
         Raises:
             OSError: no more files can be opened.
         """
-        self._expected.clear()
-        for chunk in chunks:
-            if chunk.id not in self._expected:
-                places = self._expected[chunk.id] = self._index.places(chunk.id)
-                if places:
-                    self._fetch_place(places[0])
+        self._expected = self._index.some_places(list({chunk.id: None for chunk in chunks}))
+        self._locations = {place.node: location for place, location in self._expected.values()}
+        for place, _ in self._expected.values():
+            self._fetch_place(place)
 
     def _fetch_place(self, place: Place) -> None:
         try:
@@ -133,8 +132,9 @@ class OldContent:
             OSError: no more files can be opened.
         """
         # It may have moved since it was fetched: that is no ground for suspicion.
-        for place in self._expected.get(chunk.id, [])[:1]:
-            data = self._read_place(chunk, place, lambda _node: None)
+        expected = self._expected.get(chunk.id)
+        if expected is not None:
+            data = self._read_place(chunk, expected[0], lambda _node: None)
             if data is not None:
                 return data
         for place in self._index.places(chunk.id):
@@ -213,7 +213,7 @@ class OldContent:
 
     def _open(self, node: int, is_sure: bool) -> Source:
         if not is_sure:
-            return self._opener.open_source(node)
+            return self._opener.open_source(node, self._locations.get(node))
         # What the index says and where the file is must not change in between.
         with self._forest_lock:
             self._opener.close()
@@ -227,7 +227,8 @@ class OldContent:
     def close(self) -> None:
         """Let go of all files, and of what is known about them."""
         self._close_files()
-        self._expected.clear()
+        self._expected = {}
+        self._locations = {}
         self._after = None
         self._in_a_row = 1
 

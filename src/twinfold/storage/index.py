@@ -11,7 +11,7 @@ import re
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -49,7 +49,7 @@ from twinfold.storage.interface import (
     Step,
 )
 from twinfold.storage.soundness import unsound
-from twinfold.storage.statements import PREFIXES_A_QUERY, Statements
+from twinfold.storage.statements import PLACES_A_QUERY, PREFIXES_A_QUERY, Statements
 from twinfold.storage.transaction import SESSION_FOLDER, SqlTransaction, chunk_prefix, node_of
 from twinfold.system.sqlite_errors import DISK_ERRORS, code_of, driver_error, tells_of_damage
 
@@ -322,6 +322,18 @@ class SqlIndex:
         """Return places that may hold the chunk; its bytes must be verified there."""
         rows = self._read(self._statements.places, (chunk_prefix(chunk_id),), _MOST_PLACES)
         return [Place(row[0], row[1], row[2]) for row in rows if row[3] == chunk_id]
+
+    def some_places(self, chunk_ids: Sequence[bytes]) -> dict[bytes, tuple[Place, Location]]:
+        """Return a place of each chunk that `places` may find, and where its file is."""
+        found: dict[bytes, tuple[Place, Location]] = {}
+        for start in range(0, len(chunk_ids), PLACES_A_QUERY):
+            group = [chunk_prefix(chunk_id) for chunk_id in chunk_ids[start:][:PLACES_A_QUERY]]
+            group += group[-1:] * (PLACES_A_QUERY - len(group))
+            # A chunk that lies everywhere may leave no rows for others: these are looked up singly.
+            most = _MOST_PLACES * PLACES_A_QUERY
+            for row in self._read(self._statements.some_places, tuple(group), most):
+                found.setdefault(row[0], (Place(*row[1:4]), Location(*row[4:])))
+        return found
 
     def node(self, node_id: int) -> Node | None:
         """Return the node with this id, if there is one."""

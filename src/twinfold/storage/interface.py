@@ -174,6 +174,9 @@ class IndexTransaction(Protocol):
     Reads see what the transaction wrote.
     """
 
+    def look_up(self, parent: int, names: Sequence[bytes]) -> None:
+        """Look names up together that `child` will be asked for: many at once take less time."""
+
     def child(self, parent: int, name: bytes) -> Node | None:
         """Return the node of that name, if there is one."""
 
@@ -235,6 +238,12 @@ class Index(Protocol):
 
     def places(self, chunk_id: bytes) -> list[Place]:
         """Return places that may hold the chunk; its bytes must be verified there."""
+
+    def some_places(self, chunk_ids: Sequence[bytes]) -> dict[bytes, tuple[Place, Location]]:
+        """Return a place of each chunk that `places` may find, and where its file is.
+
+        Maybe not of all of them: one query has only so many rows.
+        """
 
     def node(self, node_id: int) -> Node | None:
         """Return the node with this id, if there is one."""
@@ -416,8 +425,12 @@ class Opener(Protocol):
     For one thread, which sees to it that no step is under way while a file is opened.
     """
 
-    def open_source(self, node_id: int) -> Source:
+    def open_source(self, node_id: int, location: Location | None = None) -> Source:
         """Open the regular file of a node for reading.
+
+        Args:
+            node_id: of the file.
+            location: where the index had it a moment ago, if it was asked.
 
         Raises:
             OSError: it is not known, not there, or cannot be read.

@@ -29,7 +29,7 @@ from twinfold.storage.interface import (
     Step,
 )
 from twinfold.system.attributes import allow_owner, set_file_attributes
-from twinfold.system.bulk import NewName, rename_files
+from twinfold.system.bulk import ADJUST, KEEP, MOVE, REPLACE, FileStep, take_steps
 from twinfold.system.durability import rename_new
 
 _MOST_TOGETHER = 128
@@ -73,7 +73,7 @@ class Performance:
         at = 0
         while at < len(self._steps):
             self._directories.trim()
-            at += self._rename_together(at)
+            at += self._take_together(at)
             if at == len(self._steps):
                 break
             step = self._steps[at]
@@ -91,32 +91,47 @@ class Performance:
         """Let go of all directories."""
         self._directories.close()
 
-    def _rename_together(self, start: int) -> int:
-        """Bring new files from staging into the tree as far as nothing is in the way.
+    def _take_together(self, start: int) -> int:
+        """Take the steps with files from here on in one call, as far as nothing is in the way.
 
         Returns:
             How many steps are done; the next one asks for more care, or is none of these.
         """
-        directories = self._directories
-        files: list[NewName] = []
-        source_fd = directories.roots[STAGING]
-        for step in self._steps[start : start + _MOST_TOGETHER]:
-            if not (
-                isinstance(step, Rename)
-                and step.kind is Kind.FILE
-                and not step.replaces
-                and step.source.directory == STAGING
-            ):
+        steps: list[FileStep] = []
+        for at in range(start, min(start + _MOST_TOGETHER, len(self._steps))):
+            step = self._file_step(self._steps[at])
+            if step is None:
                 break
-            try:
-                target_fd = directories.descriptor(step.target.directory)
-            except FileNotFoundError:
-                break
-            files.append((source_fd, step.source.name, target_fd, step.target.name))
-        identities, _ = rename_files(files)
-        for step, (inode, ctime_ns) in zip(self._steps[start:], identities, strict=False):
-            self._identities[step.node] = (step.node, inode, ctime_ns)
+            steps.append(step)
+        if not steps:
+            return 0
+        identities, _ = take_steps(steps)
+        for at, (inode, ctime_ns) in enumerate(identities, start):
+            step_done = self._steps[at]
+            if not isinstance(step_done, SetAside) and not _is_to_attic(step_done):
+                self._identities[step_done.node] = (step_done.node, inode, ctime_ns)
         return len(identities)
+
+    def _file_step(self, step: Step) -> FileStep | None:
+        """Return a step with a file as one of many; None for any other."""
+        descriptor = self._directories.descriptor
+        try:
+            if isinstance(step, Rename):
+                if step.kind is not Kind.FILE:
+                    return None
+                source, target = step.source, step.target
+                source_fd, target_fd = descriptor(source.directory), descriptor(target.directory)
+                action = REPLACE if step.replaces else MOVE
+                return action, source_fd, source.name, target_fd, target.name, 0, 0
+            if isinstance(step, SetAside):
+                source, attic = step.source, self._directories.roots[ATTIC]
+                return KEEP, descriptor(source.directory), source.name, attic, step.name, 0, 0
+            if step.kind is not Kind.FILE or step.node in self._refused:
+                return None
+            place = step.location
+            return ADJUST, descriptor(place.directory), place.name, 0, b"", step.mode, step.mtime_ns
+        except FileNotFoundError:
+            return None
 
     def _rename(self, step: Rename) -> None:
         directories = self._directories
@@ -146,6 +161,10 @@ class Performance:
         noted = give_attributes(self._directories, step, step.location)
         if noted is not None:
             self._identities[step.node] = noted
+
+
+def _is_to_attic(step: Rename | Attributes) -> bool:
+    return isinstance(step, Rename) and step.target.directory == ATTIC
 
 
 def rename(

@@ -9,6 +9,7 @@ from sqlalchemy import Engine, Executable, bindparam, delete, insert, select, te
 from twinfold.storage import tables
 
 PREFIXES_A_QUERY = 256
+PLACES_A_QUERY = 32
 
 
 class Statements:
@@ -21,6 +22,15 @@ class Statements:
             select(nodes).where(
                 nodes.c.parent == bindparam("parent"), nodes.c.name == bindparam("name")
             )
+        )
+        self.children_between = self._compile(
+            select(nodes)
+            .where(
+                nodes.c.parent == bindparam("parent"),
+                nodes.c.name >= bindparam("first"),
+                nodes.c.name <= bindparam("last"),
+            )
+            .order_by(nodes.c.name)
         )
         self.node = self._compile(select(nodes).where(nodes.c.id == bindparam("id")))
         self.children = self._compile(
@@ -70,6 +80,12 @@ class Statements:
         numbered: list[Any] = [bindparam(f"prefix_{number}") for number in range(PREFIXES_A_QUERY)]
         self.known = self._compile(
             select(places.c.chunk).where(places.c.chunk_prefix.in_(numbered))
+        )
+        columns_of_place = places.c.chunk, places.c.node, places.c.start, places.c.size
+        self.some_places = self._compile(
+            select(*columns_of_place, nodes.c.parent, nodes.c.name)
+            .join(nodes, nodes.c.id == places.c.node)
+            .where(places.c.chunk_prefix.in_(numbered[:PLACES_A_QUERY]))
         )
         self.parent = self._compile(
             select(nodes.c.parent, nodes.c.name).where(nodes.c.id == bindparam("id"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 from sqlalchemy import Connection, delete, select
@@ -13,12 +13,12 @@ from twinfold.core.session import FolderSession
 from twinfold.model import Chunk, Kind
 from twinfold.storage import tables
 from twinfold.storage.interface import Node, Step
+from twinfold.storage.statements import Statements
 from twinfold.system.sqlite_values import Blob
 
-if TYPE_CHECKING:
-    from twinfold.storage.statements import Statements
-
 SESSION_FOLDER = "main"
+
+_ROWS_A_NAME = 4
 
 _PREFIX = struct.Struct("<q")
 _DIRECTORY = Kind.DIRECTORY
@@ -60,6 +60,28 @@ class SqlTransaction:
         self._fresh: set[int] = set()
         self._place_rows: list[tuple[Any, ...]] = []
         self._attic_rows: list[tuple[Any, ...]] = []
+
+    def look_up(self, parent: int, names: Sequence[bytes]) -> None:
+        """Look names up together that `child` will be asked for: many at once take less time.
+
+        What is far from one another among many others is left for `child`.
+        """
+        if parent in self._fresh or not names:
+            return
+        # Most of what is between them is what is asked for, where a tree is updated.
+        most = _ROWS_A_NAME * len(names)
+        first, last = min(names), max(names)
+        found = self._cursor.execute(self._statements.children_between, (parent, first, last))
+        rows = found.fetchmany(most)
+        wanted = set(names)
+        for row in rows:
+            if row[2] in wanted:
+                self._remember(row)
+        if len(rows) == most:
+            last = rows[-1][2]
+        for name in names:
+            if name <= last:
+                self._by_name.setdefault((parent, name), None)
 
     def child(self, parent: int, name: bytes) -> Node | None:
         """Return the node of that name, if there is one."""

@@ -96,20 +96,28 @@ class Opener:
         self._locate = locate
         self._directories: OrderedDict[int, int] = OrderedDict()
 
-    def open_source(self, node_id: int) -> Source:
+    def open_source(self, node_id: int, location: Location | None = None) -> Source:
         """Open the regular file of a node for reading.
+
+        Args:
+            node_id: of the file.
+            location: where the index had it a moment ago, if it was asked.
 
         Raises:
             OSError: it is not known, not there, or cannot be read.
         """
-        directory, name = self._location(node_id)
+        if location is None:
+            directory, name = self._location(node_id)
+        else:
+            directory, name = location.directory, location.name
         try:
             return _open_source(self._directory(directory), name)
         except FileNotFoundError:
-            if not self._directories:
+            if location is None and not self._directories:
                 raise
         # Others may have put another directory in the place of one that is open.
         self.close()
+        directory, name = self._location(node_id)
         return _open_source(self._directory(directory), name)
 
     def _location(self, node_id: int) -> tuple[int, bytes]:

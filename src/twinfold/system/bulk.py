@@ -9,9 +9,11 @@ import sys
 
 assert sys.platform != "win32"
 
+import errno
 import os
 from collections.abc import Callable, Sequence
 
+from twinfold.system.attributes import set_file_attributes
 from twinfold.system.durability import rename_new
 
 _CREATE = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -20,8 +22,14 @@ _CREATE = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 NewFile = tuple[bytes, int, int, tuple[bytes | memoryview, ...]]
 """Name, mode, mtime in ns, and the content in parts of a file to create."""
 
-NewName = tuple[int, bytes, int, bytes]
-"""A descriptor and a name there: of a file, and of the directory and name that it gets."""
+MOVE, REPLACE, KEEP, ADJUST = range(4)
+"""Give a file a name that nothing has, one whatever has it, one more; or other attributes."""
+
+FileStep = tuple[int, int, bytes, int, bytes, int, int]
+"""One of these, a descriptor and a name there, those that the file gets, its mode and mtime in ns.
+
+What the step does not need is not looked at.
+"""
 
 FileIdentity = tuple[int, int]
 """Inode and ctime in ns of a file."""
@@ -82,17 +90,39 @@ def _fill(fd: int, parts: Sequence[bytes | memoryview]) -> None:
         os.ftruncate(fd, os.lseek(fd, 0, os.SEEK_CUR))
 
 
-def rename_files_singly(files: Sequence[NewName]) -> tuple[list[FileIdentity], int]:
-    """Do what `rename_files` does, file by file."""
+def take_steps_singly(steps: Sequence[FileStep]) -> tuple[list[FileIdentity], int]:
+    """Do what `take_steps` does, step by step."""
     identities: list[FileIdentity] = []
-    for source_fd, source, target_fd, target in files:
+    for step in steps:
         try:
-            rename_new(source, target, source_fd, target_fd)
-            status = os.stat(target, dir_fd=target_fd, follow_symlinks=False)
+            identities.append(_take(*step))
         except OSError as error:
             return identities, error.errno or 0
-        identities.append((status.st_ino, status.st_ctime_ns))
     return identities, 0
+
+
+def _take(
+    action: int,
+    source_fd: int,
+    source: bytes,
+    target_fd: int,
+    target: bytes,
+    mode: int,
+    mtime_ns: int,
+) -> FileIdentity:
+    if action == KEEP:
+        os.link(source, target, src_dir_fd=source_fd, dst_dir_fd=target_fd, follow_symlinks=False)
+        return 0, 0
+    if action == ADJUST:
+        if not set_file_attributes(source, source_fd, mode, mtime_ns):
+            raise OSError(errno.EINVAL, "no regular file")
+        target_fd, target = source_fd, source
+    elif action == MOVE:
+        rename_new(source, target, source_fd, target_fd)
+    else:
+        os.rename(source, target, src_dir_fd=source_fd, dst_dir_fd=target_fd)
+    status = os.stat(target, dir_fd=target_fd, follow_symlinks=False)
+    return status.st_ino, status.st_ctime_ns
 
 
 def read_nothing(
@@ -113,11 +143,12 @@ Returns:
     The identity of each, and the error number that hindered the next one, or 0.
 """
 
-rename_files: Callable[[Sequence[NewName]], tuple[list[FileIdentity], int]]
-"""Rename files that replace nothing.
+take_steps: Callable[[Sequence[FileStep]], tuple[list[FileIdentity], int]]
+"""Take steps with files, in order.
 
 Returns:
-    The identity of each, and the error number that hindered the next one, or 0.
+    The identity of each file after its step, (0, 0) for one that is kept, and the error number
+    that hindered the next one, or 0.
 """
 
 read_files: Callable[[int, Sequence[ListedEntry], int], tuple[list[bytes | None], bool]]
@@ -151,10 +182,10 @@ except ImportError:
     fetch_files = fetch_nothing
     list_entries = None
     read_files = read_nothing
-    rename_files = rename_files_singly
+    take_steps = take_steps_singly
 else:
     create_files = _files.create_files
     fetch_files = _files.fetch_files
     list_entries = _files.list_entries
     read_files = _files.read_files
-    rename_files = _files.rename_files
+    take_steps = _files.take_steps
