@@ -26,7 +26,7 @@ from twinfold.core.chunking import chunk_id, sub_blocks
 from twinfold.core.manifest import content_id
 from twinfold.core.planning import UNSETTLED_CTIME_NS, Facts
 
-IS_COMPILED = importlib.util.find_spec("twinfold._files") is not None
+IS_COMPILED = importlib.util.find_spec("twinfold._reading") is not None
 
 
 @pytest.fixture

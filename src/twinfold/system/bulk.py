@@ -176,7 +176,7 @@ A hint: nothing is said of a directory that is not there.
 """
 
 try:
-    from twinfold import _files
+    from twinfold import _files, _reading
 except ImportError:
     create_files = create_files_singly
     fetch_files = fetch_nothing
@@ -185,7 +185,7 @@ except ImportError:
     take_steps = take_steps_singly
 else:
     create_files = _files.create_files
-    fetch_files = _files.fetch_files
-    list_entries = _files.list_entries
-    read_files = _files.read_files
+    fetch_files = _reading.fetch_files
+    list_entries = _reading.list_entries
+    read_files = _reading.read_files
     take_steps = _files.take_steps
