@@ -251,11 +251,14 @@ except TwinfoldError as error:
 
 @pytest.mark.process
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX shell")
-def test_standard_error_that_is_closed_is_no_failure() -> None:
-    """Some start their services so."""
-    command = f"exec {shlex.quote(sys.executable)} -m twinfold --version 2>&-"
-    done = subprocess.run(["sh", "-c", command], stdout=subprocess.PIPE, timeout=60, check=False)
-    assert (done.returncode, done.stdout[:9]) == (0, b"twinfold ")
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_streams_that_are_closed_are_no_failure(tmp_path: Path, closed: str) -> None:
+    """Some start their services so. What is opened later does not come to stand for a stream."""
+    program = f"{shlex.quote(sys.executable)} -m twinfold"
+    command = f"cd {shlex.quote(str(tmp_path))} && exec {program} --version {closed}"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout[:9] == (b"" if " >&-" in f" {closed}" else b"twinfold ")
 
 
 def test_client_refuses_a_destination_in_its_source(

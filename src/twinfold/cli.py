@@ -18,7 +18,7 @@ import typer
 
 from twinfold import options
 from twinfold.errors import TwinfoldError, UsageError
-from twinfold.output import finish_output
+from twinfold.output import finish_output, open_missing_streams
 
 if TYPE_CHECKING:
     from twinfold.client.events import Listener, Status
@@ -41,6 +41,7 @@ app = typer.Typer(
 
 def main() -> NoReturn:
     """Run the command line of this process and exit with its code."""
+    open_missing_streams()
     # What a start makes stays: to look for garbage in it takes a fifth of the start's time.
     gc.disable()
     code = run()

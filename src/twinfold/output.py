@@ -68,16 +68,33 @@ def _unwritable(error: OSError) -> TwinfoldError:
     )
 
 
+def open_missing_streams() -> None:
+    """Have the null device stand for those standard streams that who started us has closed.
+
+    Otherwise a file that is opened later would: what is written to a stream would go into it.
+    """
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            # The lowest number that is free is this one.
+            os.open(os.devnull, os.O_RDWR)
+    if sys.stdin is None:
+        sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
+    if sys.stdout is None:
+        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+
+
 def finish_output() -> None:
-    """Write out what is left, as far as that is possible; who started us may have closed both."""
+    """Write out what is left, as far as that is possible."""
     try:
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        sys.stdout.flush()
     except OSError:
         discard_output()
     with contextlib.suppress(OSError):
-        if sys.stderr is not None:
-            sys.stderr.flush()
+        sys.stderr.flush()
 
 
 def discard_output() -> None:
