@@ -54,6 +54,7 @@ def measured(base: Path) -> Iterator[Measure]:
     yield from _big_files(base)
     trips = count_round_trips(base / "trips", _MANY_FILES)
     yield Measure("requests for a batch of a first sync", "client", trips.a_batch, 1)
+    yield Measure("requests of a first sync, its batches left out", "client", trips.first, 3)
     yield Measure("requests of a sync that finds nothing", "client", trips.nothing, 3)
     yield Measure("requests that bring a live change", "client", trips.a_change, 1)
     yield Measure("requests for events, a live change", "client", trips.events_a_change, 1.2)

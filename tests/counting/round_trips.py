@@ -51,13 +51,15 @@ class RoundTrips(NamedTuple):
     """Requests that were made.
 
     Attributes:
-        a_batch: for a batch of a first sync, on average; that of opening a session not among them.
+        a_batch: for a batch of a first sync, on average; others not among them.
+        first: by a first sync besides those for its batches.
         nothing: by a `--once` that finds nothing changed.
         a_change: that bring a change while a client is live, on average.
         events_a_change: that ask for events meanwhile, on average.
     """
 
     a_batch: float
+    first: int
     nothing: int
     a_change: float
     events_a_change: float
@@ -88,6 +90,7 @@ def count_round_trips(base: Path, files: int) -> RoundTrips:
         pair.close()
     return RoundTrips(
         first.count()["batches"] / first.batches(),
+        first.count().total() - first.count()["batches"],
         second.count().total(),
         changes["batches"] / LIVE_CHANGES,
         (changes.total() - changes["batches"]) / LIVE_CHANGES,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 from twinfold.client.agenda import Agenda
@@ -55,7 +55,7 @@ from twinfold.errors import (
     StaleEpochError,
     StateError,
 )
-from twinfold.model import ROOT_PATH
+from twinfold.model import ROOT_PATH, Entry
 from twinfold.protocol import BatchAnswer
 
 COALESCE_S = 0.005
@@ -360,6 +360,9 @@ class Synchroniser:
             same_revision = same_server and self._state.revision == session.revision
             if same_revision and self._losses < _LOSSES_BEFORE_COMPARING:
                 return
+            if session.entries == self._state.entries == 0:
+                await self._take_over([session.revision])
+                return
             self.board.tell(Comparing(session.entries))
             try:
                 await self._compare()
@@ -377,13 +380,13 @@ class Synchroniser:
             self._state.keep(**values)
 
     async def _compare(self) -> None:
-        loop = asyncio.get_running_loop()
         stream = self._link.connection.entries()
-        await loop.run_in_executor(
-            self._worker,
-            lambda: compare_entries(
-                self._state, pulled(stream, loop, self._stop), self._link.server_id
-            ),
+        await self._take_over(pulled(stream, asyncio.get_running_loop(), self._stop))
+
+    async def _take_over(self, groups: Iterable[list[Entry] | int]) -> None:
+        """Make the state equal to what the server has."""
+        await asyncio.get_running_loop().run_in_executor(
+            self._worker, lambda: compare_entries(self._state, groups, self._link.server_id)
         )
 
     async def _next_work(self) -> None:
