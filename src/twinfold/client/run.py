@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from twinfold.client.sync import Synchroniser
     from twinfold.client.verify import Told
 
+_SIDE_THREADS = 3
+"""They compress, write recipes and keep acknowledgements; more would only take more memory."""
+
 
 async def run_client(settings: ClientSettings, listener: Listener, stop: asyncio.Event) -> int:
     """Synchronise until done, or until ``stop`` is set; return the exit code.
@@ -34,6 +38,7 @@ async def run_client(settings: ClientSettings, listener: Listener, stop: asyncio
         TwinfoldError: it cannot be done; the text says why.
     """
     loop = asyncio.get_running_loop()
+    loop.set_default_executor(ThreadPoolExecutor(_SIDE_THREADS, "side"))
     relapses, remedy = Relapses(), Remedy(renew=False, pause_s=0.0)
     async with _reachable(settings) as control:
         while True:
