@@ -79,7 +79,7 @@ def _edited_files(before: Session, after: Session) -> Iterator[Measure]:
     server, client = after.server.minus(before.server), after.second.minus(before.second)
     for side, did, calls, statements in (
         ("client", client, 8.0, 3.5),
-        ("server", server, 10.0, 7.5),
+        ("server", server, 10.0, 6.6),
     ):
         yield Measure("file calls, an edited file", side, did.file_calls / _EDITED, calls)
         total = did.statements.total() / _EDITED

@@ -16,6 +16,12 @@ DURABLE = "tests/e2e/test_durable.py"
 
 STORAGE_FAULTS = (
     Fault(
+        "a file that is written early is closed before it is synced",
+        "2",
+        (Edit("storage/staging.py", "        if self._is_begun:\n", "        if False:\n"),),
+        ("tests/storage/test_staging.py::test_what_could_not_be_written_early_is_told_by_the_sync",),
+    ),
+    Fault(
         "content of few files not synced",
         "2",
         (Edit("storage/staging.py", "            sync_file(fd)\n", "            pass\n"),),
