@@ -19,7 +19,9 @@ STORAGE_FAULTS = (
         "a file that is written early is closed before it is synced",
         "2",
         (Edit("storage/staging.py", "        if self._is_begun:\n", "        if False:\n"),),
-        ("tests/storage/test_staging.py::test_what_could_not_be_written_early_is_told_by_the_sync",),
+        (
+            "tests/storage/test_staging.py::test_what_could_not_be_written_early_is_told_by_the_sync",
+        ),
     ),
     Fault(
         "content of few files not synced",
