@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from operator import itemgetter
 from typing import Any
@@ -58,6 +58,15 @@ def segment_of(state: State, chunks: Sequence[Chunk]) -> SaveSegment | None:
     if len(chunks) < 2:
         return None
     return SaveSegment(state.allocate_manifest(), 0, b"".join([chunk.id for chunk in chunks]))
+
+
+def _rows_of(
+    read: Callable[..., list[Any]], query: str, keys: Sequence[int]
+) -> Iterator[tuple[Any, ...]]:
+    """Yield the rows of a query that ends in a column, for those with these keys in it."""
+    for start in range(0, len(keys), _MOST_VALUES):
+        some = keys[start : start + _MOST_VALUES]
+        yield from read(f"{query} IN ({','.join('?' * len(some))})", *some)
 
 
 class State:
@@ -223,17 +232,13 @@ class State:
 
     def sub_blocks(self, chunk_ids: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
         """Return (chunk id, rows) of those chunks whose sub-blocks are kept; a hint only."""
-        short_ids = list(map(short_id, chunk_ids))
-        rows: dict[int, bytes] = {}
-        for start in range(0, len(short_ids), _MOST_VALUES):
-            some = short_ids[start : start + _MOST_VALUES]
-            marks = ",".join("?" * len(some))
-            query = f"SELECT id8, rows FROM sub_blocks WHERE id8 IN ({marks})"  # noqa: S608
-            rows.update(self._all_beside(query, *some))
+        ids = short_ids(chunk_ids)
+        query = "SELECT id8, rows FROM sub_blocks WHERE id8"
+        rows: dict[int, bytes] = dict(_rows_of(self._all_beside, query, ids))
         return [
-            (chunk_id, rows[short])
-            for chunk_id, short in zip(chunk_ids, short_ids, strict=True)
-            if short in rows
+            (chunk_id, rows[id8])
+            for chunk_id, id8 in zip(chunk_ids, ids, strict=True)
+            if id8 in rows
         ]
 
     def acknowledge(
@@ -309,13 +314,8 @@ class State:
 
     def _contents(self, nodes: Sequence[int]) -> dict[int, tuple[int, int]]:
         """Return (size in bytes, manifest) of entries, by id."""
-        found: dict[int, tuple[int, int]] = {}
-        for start in range(0, len(nodes), _MOST_VALUES):
-            some = nodes[start : start + _MOST_VALUES]
-            marks = ",".join("?" * len(some))
-            query = f"SELECT id, size, manifest FROM nodes WHERE id IN ({marks})"  # noqa: S608
-            found.update((row[0], row[1:]) for row in self._all(query, *some))
-        return found
+        query = "SELECT id, size, manifest FROM nodes WHERE id"
+        return {row[0]: row[1:] for row in _rows_of(self._all, query, nodes)}
 
     def remove(self, node: int) -> None:
         """Drop an entry with all below it, within a transaction."""

@@ -10,19 +10,22 @@ from twinfold.server.lack import NO_ROOM, Lack
 class Barred:
     """Directories and uploads that were refused, so that what builds on them has to be, too.
 
-    They are open again once they themselves have been taken. ``is_any`` if there are any.
+    They are open again once they themselves have been taken.
     """
 
     def __init__(self) -> None:
         self._paths: set[bytes] = set()
         self._uploads: set[bytes] = set()
-        self.is_any = False
+
+    @property
+    def is_any(self) -> bool:
+        """Whether anything is barred."""
+        return bool(self._paths or self._uploads)
 
     def clear(self) -> None:
         """Another client's work begins."""
         self._paths.clear()
         self._uploads.clear()
-        self.is_any = False
 
     def add(self, change: Change) -> None:
         """The change was refused."""
@@ -30,7 +33,6 @@ class Barred:
             self._paths.add(change.path)
         elif isinstance(change, ExtendUpload):
             self._uploads.add(change.upload)
-        self.is_any = bool(self._paths or self._uploads)
 
     def discard(self, change: Change) -> None:
         """The change is taken."""
@@ -38,7 +40,6 @@ class Barred:
             self._uploads.discard(change.upload)
         elif not isinstance(change, SetAttributes):
             self._paths.discard(change.path)
-        self.is_any = bool(self._paths or self._uploads)
 
     def lack_of(self, change: Change, is_restart: bool) -> Lack | None:
         """Return why a change has to be refused, if so; ``is_restart`` of an upload's part."""

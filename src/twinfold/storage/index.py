@@ -185,6 +185,13 @@ def _add_roots(connection: Connection) -> None:
     connection.execute(insert(tables.sessions), row)
 
 
+def _groups(prefixes: Sequence[int], count: int) -> Iterator[tuple[int, ...]]:
+    """Yield the prefixes so many at a time, as a statement takes them: the last one fills up."""
+    for start in range(0, len(prefixes), count):
+        group = tuple(prefixes[start : start + count])
+        yield group + group[-1:] * (count - len(group))
+
+
 class SqlIndex:
     """`twinfold.storage.interface.Index` over a SQL database."""
 
@@ -312,10 +319,8 @@ class SqlIndex:
         """Return those of the chunks that some file held when it was last looked at."""
         wanted = sorted({chunk_prefix(chunk_id) for chunk_id in chunk_ids})
         found: set[bytes] = set()
-        for start in range(0, len(wanted), PREFIXES_A_QUERY):
-            group = wanted[start : start + PREFIXES_A_QUERY]
-            group += group[-1:] * (PREFIXES_A_QUERY - len(group))
-            found.update(row[0] for row in self._read(self._statements.known, tuple(group)))
+        for group in _groups(wanted, PREFIXES_A_QUERY):
+            found.update(row[0] for row in self._read(self._statements.known, group))
         return found.intersection(chunk_ids)
 
     def places(self, chunk_id: bytes) -> list[Place]:
@@ -326,12 +331,10 @@ class SqlIndex:
     def some_places(self, chunk_ids: Sequence[bytes]) -> dict[bytes, tuple[Place, Location]]:
         """Return a place of each chunk that `places` may find, and where its file is."""
         found: dict[bytes, tuple[Place, Location]] = {}
-        for start in range(0, len(chunk_ids), PLACES_A_QUERY):
-            group = [chunk_prefix(chunk_id) for chunk_id in chunk_ids[start:][:PLACES_A_QUERY]]
-            group += group[-1:] * (PLACES_A_QUERY - len(group))
-            # A chunk that lies everywhere may leave no rows for others: these are looked up singly.
-            most = _MOST_PLACES * PLACES_A_QUERY
-            for row in self._read(self._statements.some_places, tuple(group), most):
+        # A chunk that lies everywhere may leave no rows for others: these are looked up singly.
+        most = _MOST_PLACES * PLACES_A_QUERY
+        for group in _groups(list(map(chunk_prefix, chunk_ids)), PLACES_A_QUERY):
+            for row in self._read(self._statements.some_places, group, most):
                 found.setdefault(row[0], (Place(*row[1:4]), Location(*row[4:])))
         return found
 

@@ -135,8 +135,7 @@ class SqlTransaction:
         rows = self._place_rows
         for chunk in chunks:
             chunk_id, size = chunk.id, chunk.size
-            prefix = _PREFIX.unpack_from(chunk_id)[0]
-            rows.append((node_id, position, offset, size, Blob(chunk_id), prefix))
+            rows.append((node_id, position, offset, size, Blob(chunk_id), chunk_prefix(chunk_id)))
             position += 1
             offset += size
 
